@@ -1,0 +1,28 @@
+"""Bad input: one clear line and exit status 2, the same from every script."""
+
+from __future__ import annotations
+
+import functools
+import sys
+from typing import Callable
+
+
+class InputError(ValueError):
+    """Something the user gave is wrong.
+
+    The message is one line: what is wrong, where (file, key, setting), what was found and what was expected.
+    """
+
+
+def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
+    """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`."""
+
+    @functools.wraps(main)
+    def wrapper(*args, **kwargs):
+        try:
+            return main(*args, **kwargs)
+        except InputError as error:
+            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            raise SystemExit(2) from None
+
+    return wrapper
