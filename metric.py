@@ -1,0 +1,328 @@
+"""Retrieval metrics for hash codes, from one histogram per query; numpy only.
+
+An item is relevant to a query when they share at least one label; the database is ranked by Hamming distance.
+Distances are small integers, so most of a ranking is ties, and the order within a tie is an accident. Every
+figure here but ``legacy_mean_average_precision`` is the exact expectation over a random order of the ties
+(McSherry & Najork, ECIR 2008; He et al., CVPR 2018, arXiv 1705.08562), and ``count[distance][relevant]`` of a
+query is all it takes: see ``hamming_histogram``. Histograms of parts of a database add up to that of the whole.
+
+Conventions: codes are +-1 arrays (n, bits), labels multi-hot arrays (n, classes). A query without any relevant
+item scores 0 and stays in the mean. A cut (``topk``, N) beyond the database means the whole database.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Iterable, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from errors import InputError
+
+_ROWS = 16384  # database items handled at once: scratch that stays in the cache, whatever the database size
+
+
+# ---------------------------------------------------------------------------------------------- codes
+
+
+def sign_codes(x: ArrayLike) -> np.ndarray:
+    """Hash codes int8 (n, bits) of network outputs (n, bits): +1 where x >= 0, else -1."""
+    return np.where(_finite(x) >= 0, np.int8(1), np.int8(-1))
+
+
+def pack_codes(codes: ArrayLike) -> np.ndarray:
+    """Pack +-1 codes (n, bits) into uint8 rows (n, ceil(bits / 8)), the layout of faiss's binary indexes.
+
+    Bit j (of value 2**j) of byte i is set where ``codes[:, 8 * i + j]`` is +1; unused high bits are 0.
+    """
+    codes = _matrix("codes", codes)
+    return _pack("codes", codes, negative=-1)
+
+
+def hamming_distance(query: ArrayLike, retrieval: ArrayLike) -> np.ndarray:
+    """All Hamming distances, int32 (queries, items), of +-1 codes or of uint8 rows from ``pack_codes``.
+
+    The whole matrix is held in memory; ``hamming_histogram`` is the way to go for a full database.
+    """
+    query, retrieval = _matrix("query codes", query), _matrix("retrieval codes", retrieval)
+    packed = query.dtype == np.uint8
+    if packed != (retrieval.dtype == np.uint8) or query.shape[1] != retrieval.shape[1]:
+        raise InputError(f"query and retrieval codes differ: found {_describe(query)} and {_describe(retrieval)}, "
+                         "expected both +-1 or both packed, of one length")
+    if not packed:
+        query = _pack("query codes", query, negative=-1)
+        retrieval = _pack("retrieval codes", retrieval, negative=-1)
+    distance = np.empty((len(query), len(retrieval)), np.int32)
+    words = _words(retrieval)
+    for row, code in zip(distance, _words(query).T):
+        row[:] = _distance(code, words)
+    return distance
+
+
+# ---------------------------------------------------------------------------------------------- histograms
+
+
+def hamming_histogram(query_codes: ArrayLike, retrieval_codes: ArrayLike,
+                      query_labels: ArrayLike, retrieval_labels: ArrayLike) -> np.ndarray:
+    """For each query, how many database items lie at each Hamming distance, irrelevant and relevant.
+
+    Returns ``count[query, distance, relevant]``, int64 (queries, bits + 1, 2). Beyond the packed data and the
+    result, memory is a few hundred kilobytes whatever the sizes.
+    """
+    query, retrieval, query_labels, retrieval_labels, bits = _pack_all(
+        query_codes, retrieval_codes, query_labels, retrieval_labels)
+    key_type = np.min_scalar_type(2 * bits + 1)
+    histogram = np.zeros((query.shape[1], 2 * (bits + 1)), np.int64)
+    for start in range(0, retrieval.shape[1], _ROWS):
+        items, item_labels = retrieval[:, start:start + _ROWS], retrieval_labels[:, start:start + _ROWS]
+        for counts, code, label in zip(histogram, query.T, query_labels.T):
+            key = _distance(code, items).astype(key_type)
+            key *= 2
+            key += _relevant(label, item_labels)
+            counts += np.bincount(key, minlength=len(counts))
+    return histogram.reshape(-1, bits + 1, 2)
+
+
+def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
+    """Tie-aware mean average precision (mAP), from ``hamming_histogram``.
+
+    A tie group of n items, r of them relevant, after N0 items with R0 relevant, m = (r - 1) / (n - 1) (0 when
+    n = 1) and the harmonic numbers H, adds on average
+
+        (r / n) * [ m * n + (R0 + 1 - m * (N0 + 1)) * (H(N0 + n) - H(N0)) ]
+
+    to the sum of precisions at the relevant items (McSherry & Najork, ECIR 2008, section 4); average precision
+    is that sum divided by the number of relevant items. With ``topk``, only the first ``topk`` places count and
+    the divisor is the number of relevant items among them, 0 where there are none, as in UCMFH. The group that
+    the cut falls into is averaged over the hypergeometric number of relevant items in the places left.
+    """
+    histogram = _check_histogram(histogram)
+    relevant = histogram[:, :, 1]
+    size = histogram.sum(axis=2)
+    end = size.cumsum(axis=1)
+    before, relevant_before = end - size, relevant.cumsum(axis=1) - relevant
+    limit = int(end[0, -1])
+    topk = limit if topk is None else min(_positive("topk", topk), limit)
+    harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, limit + 1))))
+
+    whole = end <= topk
+    gain = np.where(whole, _group_gain(size, relevant, before, relevant_before, harmonic), 0).sum(axis=1)
+    found = np.where(whole, relevant, 0).sum(axis=1)
+    if topk == limit:
+        return float(np.mean(gain / np.maximum(found, 1)))
+
+    # The group that the cut falls into: the first that ends beyond it. It may have no place left.
+    cut = (np.arange(len(size)), np.argmax(~whole, axis=1))
+    size, relevant, before = size[cut], relevant[cut], before[cut]
+    places = topk - before
+    precision = np.zeros(len(size))
+    drawn, chance = _hypergeometric(size, relevant, places)
+    # Given how many relevant items fall into the places left, those places are a tie group of their own.
+    gain_drawn = gain[:, None] + _group_gain(places[:, None], drawn, before[:, None], found[:, None], harmonic)
+    precision = (chance * gain_drawn / np.maximum(found[:, None] + drawn, 1)).sum(axis=1)
+    return float(np.mean(precision))
+
+
+def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
+    """Mean over queries of the expected share of relevant items among the first N, for each N of ``ns``."""
+    histogram = _check_histogram(histogram)
+    relevant = histogram[:, :, 1]
+    size = histogram.sum(axis=2)
+    before = size.cumsum(axis=1) - size
+    share = relevant / np.maximum(size, 1)
+    limit = int(size[0].sum())
+    result = []
+    for n in ns:
+        n = min(_positive("N", n), limit)
+        result.append((np.clip(n - before, 0, size) * share).sum(axis=1).mean() / n)
+    return np.array(result)
+
+
+def precision_recall(histogram: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Precision and recall of retrieving all items within Hamming radius 0, 1, ..., bits.
+
+    Returns two arrays (bits + 1,), each the mean over queries at that radius. A query that retrieves nothing has
+    precision 0 (a failed lookup, as in Liu et al., KSH, CVPR 2012), one without relevant items recall 0.
+    """
+    histogram = _check_histogram(histogram)
+    relevant = histogram[:, :, 1].cumsum(axis=1)
+    retrieved = histogram.sum(axis=2).cumsum(axis=1)
+    precision = relevant / np.maximum(retrieved, 1)
+    recall = relevant / np.maximum(relevant[:, -1:], 1)
+    return precision.mean(axis=0), recall.mean(axis=0)
+
+
+# ---------------------------------------------------------------------------------------------- in one call
+
+
+def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
+             retrieval_labels: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
+    """Tie-aware mAP at each cut of ``topks`` in one pass over the data: ``{"map": ..., "map@50": ...}``."""
+    topks = [None if topk is None else _positive("topk", topk) for topk in topks]
+    histogram = hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels)
+    return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
+
+
+def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
+                           retrieval_labels: ArrayLike, topk: int | None = None) -> float:
+    """Tie-aware mAP (see ``map_from_histogram``) over the whole ranking, or over its first ``topk`` places."""
+    return list(evaluate(query_codes, retrieval_codes, query_labels, retrieval_labels, (topk,)).values())[0]
+
+
+def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
+                                  retrieval_labels: ArrayLike, topk: int | None = 50) -> float:
+    """mAP as UCMFH computes it (``calculate_top_map``; ``calculate_map`` for ``topk=None``), tie order included.
+
+    Average precision is the mean of i / rank_i over the relevant items among the first ``topk``; a query with
+    none counts as 0. Ties keep their order in the database. UCMFH sorts with ``numpy.argsort``, whose default
+    leaves the order of ties open, so its numbers are defined only for a given order: this one.
+    """
+    query, retrieval, query_labels, retrieval_labels, _ = _pack_all(
+        query_codes, retrieval_codes, query_labels, retrieval_labels)
+    topk = None if topk is None else _positive("topk", topk)
+    total = 0.0
+    for code, label in zip(query.T, query_labels.T):
+        order = np.argsort(_distance(code, retrieval), kind="stable")[:topk]
+        rank = np.flatnonzero(_relevant(label, retrieval_labels)[order]) + 1
+        if len(rank):
+            total += np.mean(np.arange(1, len(rank) + 1) / rank)
+    return float(total / query.shape[1])
+
+
+# ---------------------------------------------------------------------------------------------- code quality
+
+
+def quantization_error(x: ArrayLike) -> float:
+    """Mean of (|x| - 1)^2 over network outputs (n, bits): what the sign throws away, 0 for binary outputs.
+
+    It is ||sign(X) - X||_F^2 / (n * bits), ITQ's quantization loss (Gong & Lazebnik, CVPR 2011, eq. 2) per bit.
+    """
+    return float(np.mean((np.abs(_finite(x)) - 1) ** 2, dtype=np.float64))
+
+
+def bit_balance(codes: ArrayLike) -> float:
+    """Mean over bits of |mean of the bit| of +-1 codes (n, bits): 0 for balanced bits, 1 for constant ones."""
+    positive = np.unpackbits(pack_codes(codes), axis=1, bitorder="little")[:, :np.shape(codes)[1]]
+    return float(np.mean(np.abs(2 * positive.mean(axis=0) - 1)))
+
+
+def saturation(x: ArrayLike, threshold: float = 0.9) -> float:
+    """Share of network outputs (n, bits) with |x| > ``threshold``."""
+    return float(np.mean(np.abs(_finite(x)) > threshold))
+
+
+# ---------------------------------------------------------------------------------------------- internals
+
+
+def _group_gain(size, relevant, before, relevant_before, harmonic):
+    """The term of ``map_from_histogram`` that one tie group adds; arrays of one shape, 0 for an empty group."""
+    slope = (relevant - 1) / np.maximum(size - 1, 1) * (size > 1)
+    spread = harmonic[before + size] - harmonic[before]
+    return relevant / np.maximum(size, 1) * (slope * size + (relevant_before + 1 - slope * (before + 1)) * spread)
+
+
+def _hypergeometric(size, relevant, places):
+    """Numbers of relevant items among ``places`` drawn of ``size``, and their chances: two arrays (rows, draws).
+
+    Chances come from the ratio of neighbours, P(x + 1) / P(x), which stays accurate where factorials overflow.
+    """
+    least = np.maximum(0, places - (size - relevant))
+    drawn = least[:, None] + np.arange(np.max(np.minimum(relevant, places) - least) + 1)
+    size, relevant, places, x = size[:, None], relevant[:, None], places[:, None], drawn[:, :-1]
+    with np.errstate(divide="ignore"):  # log 0: more than can be drawn
+        step = np.log(np.maximum(relevant - x, 0)) + np.log(np.maximum(places - x, 0))
+    step -= np.log(x + 1) + np.log(size - relevant - places + x + 1)
+    log_chance = np.concatenate((np.zeros((len(drawn), 1)), step.cumsum(axis=1)), axis=1)
+    chance = np.exp(log_chance - log_chance.max(axis=1, keepdims=True))
+    return drawn, chance / chance.sum(axis=1, keepdims=True)
+
+
+def _distance(code, items):
+    """Hamming distances of one code (words,) to items (words, n)."""
+    distance = np.bitwise_count(items[0] ^ code[0])
+    if len(code) > 1:
+        distance = distance.astype(np.min_scalar_type(8 * items.dtype.itemsize * len(code)))
+        for item, word in zip(items[1:], code[1:]):
+            distance += np.bitwise_count(item ^ word)
+    return distance
+
+
+def _relevant(label, item_labels):
+    """Whether items (words, n) share a label with one label mask (words,): bool (n,)."""
+    shared = item_labels[0] & label[0]
+    for item, word in zip(item_labels[1:], label[1:]):
+        shared |= item & word
+    return shared != 0
+
+
+def _words(packed):
+    """Packed rows (n, bytes) as contiguous columns (words, n) of the smallest unsigned integers that fit."""
+    width = packed.shape[1]
+    itemsize = next((size for size in (1, 2, 4) if width <= size), 8)
+    padded = np.zeros((len(packed), -(-width // itemsize) * itemsize), np.uint8)
+    padded[:, :width] = packed
+    return np.ascontiguousarray(padded.view(f"u{itemsize}").T)
+
+
+def _pack(name, values, negative):
+    """Pack a matrix of 1 and ``negative`` (-1 for codes, 0 for labels) into uint8 rows, or say what it holds."""
+    packed = np.empty((len(values), -(-values.shape[1] // 8)), np.uint8)
+    for start in range(0, len(values), _ROWS):
+        block = values[start:start + _ROWS]
+        positive = block == 1
+        wrong = ~(positive | (block == negative))
+        if wrong.any():
+            row, column = np.argwhere(wrong)[0]
+            raise InputError(f"{name}: found {block[row, column]} in row {start + row}, column {column}, "
+                             f"expected only {negative} and 1")
+        packed[start:start + _ROWS] = np.packbits(positive, axis=1, bitorder="little")
+    return packed
+
+
+def _pack_all(query_codes, retrieval_codes, query_labels, retrieval_labels):
+    """Check the four arrays; return them as words (words, n), and the number of bits."""
+    names = "query codes", "retrieval codes", "query labels", "retrieval labels"
+    arrays = [_matrix(name, value) for name, value in
+              zip(names, (query_codes, retrieval_codes, query_labels, retrieval_labels))]
+    for first, second, axis, what in ((0, 1, 1, "bits"), (2, 3, 1, "classes"), (0, 2, 0, "rows"), (1, 3, 0, "rows")):
+        found = arrays[first].shape[axis], arrays[second].shape[axis]
+        if found[0] != found[1]:
+            raise InputError(f"{names[first]} have {found[0]} {what} but {names[second]} {found[1]}, expected the same")
+    words = [_words(_pack(name, array, negative)) for name, array, negative in zip(names, arrays, (-1, -1, 0, 0))]
+    return *words, arrays[0].shape[1]
+
+
+def _matrix(name, value):
+    array = np.asarray(value)
+    if array.ndim != 2 or 0 in array.shape:
+        raise InputError(f"{name}: found an array of shape {array.shape}, expected rows x columns, neither empty")
+    return array
+
+
+def _describe(array):
+    return f"{array.dtype} {array.shape}"
+
+
+def _finite(x):
+    array = _matrix("hash outputs", x)
+    if not np.isfinite(array).all():
+        raise InputError("hash outputs: found NaN or infinity, expected finite numbers")
+    return array
+
+
+def _positive(name, value):
+    try:
+        number = operator.index(value)
+    except TypeError:
+        number = 0
+    if number < 1:
+        raise InputError(f"{name}: found {value!r}, expected a whole number of at least 1")
+    return number
+
+
+def _check_histogram(histogram):
+    array = np.asarray(histogram)
+    if array.ndim != 3 or array.shape[2] != 2 or 0 in array.shape or array.dtype.kind not in "iu":
+        raise InputError(f"histogram: found {_describe(array)}, expected integers (queries, bits + 1, 2)")
+    return array.astype(np.int64, copy=False)
