@@ -2,12 +2,13 @@
 
 An item is relevant to a query when they share at least one label; the database is ranked by Hamming distance.
 Distances are small integers, so most of a ranking is ties, and the order within a tie is an accident. Every
-figure here but ``legacy_mean_average_precision`` is the exact expectation over a random order of the ties
-(McSherry & Najork, ECIR 2008; He et al., CVPR 2018, arXiv 1705.08562), and ``count[distance][relevant]`` of a
-query is all it takes: see ``hamming_histogram``. Histograms of parts of a database add up to that of the whole.
+ranking figure but ``legacy_mean_average_precision`` is the exact expectation over a random order of the ties
+(McSherry & Najork, ECIR 2008; He et al., CVPR 2018, arXiv 1705.08562). All it takes is the number of relevant
+and irrelevant items at each distance: ``hamming_histogram``.
 
-Conventions: codes are +-1 arrays (n, bits), labels multi-hot arrays (n, classes). A query without any relevant
+Conventions: codes are +-1 arrays (n, bits), labels multi-hot arrays (n, classes). A query without a relevant
 item scores 0 and stays in the mean. A cut (``topk``, N) beyond the database means the whole database.
+Malformed arguments raise ``InputError``.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from numpy.typing import ArrayLike
 
 from errors import InputError
 
-_ROWS = 16384  # database items handled at once: scratch that stays in the cache, whatever the database size
+_ROWS = 32768  # items handled at once: scratch that stays in the cache, whatever the size of the database
 
 
 # ---------------------------------------------------------------------------------------------- codes
@@ -36,8 +37,7 @@ def pack_codes(codes: ArrayLike) -> np.ndarray:
 
     Bit j (of value 2**j) of byte i is set where ``codes[:, 8 * i + j]`` is +1; unused high bits are 0.
     """
-    codes = _matrix("codes", codes)
-    return _pack("codes", codes, negative=-1)
+    return _pack("codes", _matrix("codes", codes), negative=-1)
 
 
 def hamming_distance(query: ArrayLike, retrieval: ArrayLike) -> np.ndarray:
@@ -48,7 +48,7 @@ def hamming_distance(query: ArrayLike, retrieval: ArrayLike) -> np.ndarray:
     query, retrieval = _matrix("query codes", query), _matrix("retrieval codes", retrieval)
     packed = query.dtype == np.uint8
     if packed != (retrieval.dtype == np.uint8) or query.shape[1] != retrieval.shape[1]:
-        raise InputError(f"query and retrieval codes differ: found {_describe(query)} and {_describe(retrieval)}, "
+        raise InputError(f"query codes {_describe(query)} and retrieval codes {_describe(retrieval)} differ: "
                          "expected both +-1 or both packed, of one length")
     if not packed:
         query = _pack("query codes", query, negative=-1)
@@ -68,7 +68,7 @@ def hamming_histogram(query_codes: ArrayLike, retrieval_codes: ArrayLike,
     """For each query, how many database items lie at each Hamming distance, irrelevant and relevant.
 
     Returns ``count[query, distance, relevant]``, int64 (queries, bits + 1, 2). Beyond the packed data and the
-    result, memory is a few hundred kilobytes whatever the sizes.
+    result, memory is a few megabytes whatever the sizes. Counts over parts of a database add up to the whole.
     """
     query, retrieval, query_labels, retrieval_labels, bits = _pack_all(
         query_codes, retrieval_codes, query_labels, retrieval_labels)
@@ -77,7 +77,7 @@ def hamming_histogram(query_codes: ArrayLike, retrieval_codes: ArrayLike,
     for start in range(0, retrieval.shape[1], _ROWS):
         items, item_labels = retrieval[:, start:start + _ROWS], retrieval_labels[:, start:start + _ROWS]
         for counts, code, label in zip(histogram, query.T, query_labels.T):
-            key = _distance(code, items).astype(key_type)
+            key = _distance(code, items).astype(key_type, copy=False)
             key *= 2
             key += _relevant(label, item_labels)
             counts += np.bincount(key, minlength=len(counts))
@@ -92,43 +92,25 @@ def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
 
         (r / n) * [ m * n + (R0 + 1 - m * (N0 + 1)) * (H(N0 + n) - H(N0)) ]
 
-    to the sum of precisions at the relevant items (McSherry & Najork, ECIR 2008, section 4); average precision
-    is that sum divided by the number of relevant items. With ``topk``, only the first ``topk`` places count and
-    the divisor is the number of relevant items among them, 0 where there are none, as in UCMFH. The group that
-    the cut falls into is averaged over the hypergeometric number of relevant items in the places left.
+    to the sum of precisions at the relevant items (McSherry & Najork, ECIR 2008); average precision is that
+    sum divided by the number of relevant items. With ``topk``, only the first ``topk`` places count, and the
+    divisor is the number of relevant items among them (0 if there are none), as in UCMFH. The group that the
+    cut falls into is averaged over the hypergeometric number of relevant items in the places left.
     """
     histogram = _check_histogram(histogram)
-    relevant = histogram[:, :, 1]
-    size = histogram.sum(axis=2)
-    end = size.cumsum(axis=1)
-    before, relevant_before = end - size, relevant.cumsum(axis=1) - relevant
-    limit = int(end[0, -1])
+    limit = int(histogram[0].sum())
     topk = limit if topk is None else min(_positive("topk", topk), limit)
     harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, limit + 1))))
-
-    whole = end <= topk
-    gain = np.where(whole, _group_gain(size, relevant, before, relevant_before, harmonic), 0).sum(axis=1)
-    found = np.where(whole, relevant, 0).sum(axis=1)
-    if topk == limit:
-        return float(np.mean(gain / np.maximum(found, 1)))
-
-    # The group that the cut falls into: the first that ends beyond it. It may have no place left.
-    cut = (np.arange(len(size)), np.argmax(~whole, axis=1))
-    size, relevant, before = size[cut], relevant[cut], before[cut]
-    places = topk - before
-    precision = np.zeros(len(size))
-    drawn, chance = _hypergeometric(size, relevant, places)
-    # Given how many relevant items fall into the places left, those places are a tie group of their own.
-    gain_drawn = gain[:, None] + _group_gain(places[:, None], drawn, before[:, None], found[:, None], harmonic)
-    precision = (chance * gain_drawn / np.maximum(found[:, None] + drawn, 1)).sum(axis=1)
-    return float(np.mean(precision))
+    # Parts of the queries, so that scratch stays in the cache: a cut takes up to topk + 1 numbers a query.
+    width = histogram.shape[1] if topk == limit else max(histogram.shape[1], topk + 1)
+    parts = np.array_split(histogram, min(len(histogram), 1 + len(histogram) * width // 2**16))
+    return float(np.mean(np.concatenate([_average_precision(part, topk, harmonic) for part in parts])))
 
 
 def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
     """Mean over queries of the expected share of relevant items among the first N, for each N of ``ns``."""
     histogram = _check_histogram(histogram)
-    relevant = histogram[:, :, 1]
-    size = histogram.sum(axis=2)
+    relevant, size = _relevant_and_size(histogram)
     before = size.cumsum(axis=1) - size
     share = relevant / np.maximum(size, 1)
     limit = int(size[0].sum())
@@ -142,12 +124,11 @@ def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
 def precision_recall(histogram: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall of retrieving all items within Hamming radius 0, 1, ..., bits.
 
-    Returns two arrays (bits + 1,), each the mean over queries at that radius. A query that retrieves nothing has
-    precision 0 (a failed lookup, as in Liu et al., KSH, CVPR 2012), one without relevant items recall 0.
+    Returns two arrays (bits + 1,), each the mean over queries at that radius. A query that retrieves nothing
+    has precision 0, as is usual for a failed hash lookup; one without relevant items has recall 0.
     """
     histogram = _check_histogram(histogram)
-    relevant = histogram[:, :, 1].cumsum(axis=1)
-    retrieved = histogram.sum(axis=2).cumsum(axis=1)
+    relevant, retrieved = (counts.cumsum(axis=1) for counts in _relevant_and_size(histogram))
     precision = relevant / np.maximum(retrieved, 1)
     recall = relevant / np.maximum(relevant[:, -1:], 1)
     return precision.mean(axis=0), recall.mean(axis=0)
@@ -159,20 +140,20 @@ def precision_recall(histogram: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
              retrieval_labels: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """Tie-aware mAP at each cut of ``topks`` in one pass over the data: ``{"map": ..., "map@50": ...}``."""
-    topks = [None if topk is None else _positive("topk", topk) for topk in topks]
     histogram = hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels)
     return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
 
 
 def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
                            retrieval_labels: ArrayLike, topk: int | None = None) -> float:
-    """Tie-aware mAP (see ``map_from_histogram``) over the whole ranking, or over its first ``topk`` places."""
-    return list(evaluate(query_codes, retrieval_codes, query_labels, retrieval_labels, (topk,)).values())[0]
+    """Tie-aware mAP (``map_from_histogram``) over the whole ranking, or over its first ``topk`` places."""
+    return map_from_histogram(
+        hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels), topk)
 
 
 def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
                                   retrieval_labels: ArrayLike, topk: int | None = 50) -> float:
-    """mAP as UCMFH computes it (``calculate_top_map``; ``calculate_map`` for ``topk=None``), tie order included.
+    """mAP over one order of the ties, as UCMFH's ``calculate_top_map`` (``calculate_map`` without ``topk``).
 
     Average precision is the mean of i / rank_i over the relevant items among the first ``topk``; a query with
     none counts as 0. Ties keep their order in the database. UCMFH sorts with ``numpy.argsort``, whose default
@@ -196,15 +177,16 @@ def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: Array
 def quantization_error(x: ArrayLike) -> float:
     """Mean of (|x| - 1)^2 over network outputs (n, bits): what the sign throws away, 0 for binary outputs.
 
-    It is ||sign(X) - X||_F^2 / (n * bits), ITQ's quantization loss (Gong & Lazebnik, CVPR 2011, eq. 2) per bit.
+    That is ||sign(X) - X||_F^2 / (n * bits), ITQ's quantization loss a bit (Gong & Lazebnik, CVPR 2011, eq. 2).
     """
     return float(np.mean((np.abs(_finite(x)) - 1) ** 2, dtype=np.float64))
 
 
 def bit_balance(codes: ArrayLike) -> float:
-    """Mean over bits of |mean of the bit| of +-1 codes (n, bits): 0 for balanced bits, 1 for constant ones."""
-    positive = np.unpackbits(pack_codes(codes), axis=1, bitorder="little")[:, :np.shape(codes)[1]]
-    return float(np.mean(np.abs(2 * positive.mean(axis=0) - 1)))
+    """Mean over bits of |mean of the bit|, of +-1 codes (n, bits): 0 if balanced, 1 if constant."""
+    codes = _matrix("codes", codes)
+    _pack("codes", codes, negative=-1)  # refuses anything but +-1
+    return float(np.mean(np.abs(codes.mean(axis=0, dtype=np.float64))))
 
 
 def saturation(x: ArrayLike, threshold: float = 0.9) -> float:
@@ -215,22 +197,49 @@ def saturation(x: ArrayLike, threshold: float = 0.9) -> float:
 # ---------------------------------------------------------------------------------------------- internals
 
 
+def _average_precision(histogram, topk, harmonic):
+    """Expected average precision of each query, (queries,); the formulas are in ``map_from_histogram``."""
+    relevant, size = _relevant_and_size(histogram)
+    end = size.cumsum(axis=1)
+    before, relevant_before = end - size, relevant.cumsum(axis=1) - relevant
+    whole = end <= topk
+    gain = np.where(whole, _group_gain(size, relevant, before, relevant_before, harmonic), 0).sum(axis=1)
+    found = np.where(whole, relevant, 0).sum(axis=1)
+    if whole.all():
+        return gain / np.maximum(found, 1)
+
+    # The cut falls into the first group that ends beyond it. Given how many relevant items are drawn into the
+    # places left there (perhaps none), those places are a tie group of their own.
+    cut = np.arange(len(whole)), np.argmin(whole, axis=1)
+    places = topk - before[cut]
+    drawn, chance = _hypergeometric(size[cut], relevant[cut], places)
+    found = found[:, None]
+    gain = gain[:, None] + _group_gain(places[:, None], drawn, before[cut][:, None], found, harmonic)
+    return (chance * gain / np.maximum(found + drawn, 1)).sum(axis=1)
+
+
+def _relevant_and_size(histogram):
+    """Relevant items, and all items, at each distance: two arrays (queries, bits + 1)."""
+    return histogram[:, :, 1], histogram[:, :, 0] + histogram[:, :, 1]
+
+
 def _group_gain(size, relevant, before, relevant_before, harmonic):
-    """The term of ``map_from_histogram`` that one tie group adds; arrays of one shape, 0 for an empty group."""
+    """What a tie group adds, in the formula of ``map_from_histogram``; 0 for an empty group."""
     slope = (relevant - 1) / np.maximum(size - 1, 1) * (size > 1)
-    spread = harmonic[before + size] - harmonic[before]
-    return relevant / np.maximum(size, 1) * (slope * size + (relevant_before + 1 - slope * (before + 1)) * spread)
+    places = harmonic[before + size] - harmonic[before]
+    gain = slope * size + (relevant_before + 1 - slope * (before + 1)) * places
+    return relevant / np.maximum(size, 1) * gain
 
 
 def _hypergeometric(size, relevant, places):
-    """Numbers of relevant items among ``places`` drawn of ``size``, and their chances: two arrays (rows, draws).
+    """How many relevant items ``places`` draws from a group can give, and the chances: (queries, numbers) each.
 
-    Chances come from the ratio of neighbours, P(x + 1) / P(x), which stays accurate where factorials overflow.
+    The chances come from the ratio of neighbours, P(x + 1) / P(x): accurate where factorials overflow.
     """
     least = np.maximum(0, places - (size - relevant))
     drawn = least[:, None] + np.arange(np.max(np.minimum(relevant, places) - least) + 1)
     size, relevant, places, x = size[:, None], relevant[:, None], places[:, None], drawn[:, :-1]
-    with np.errstate(divide="ignore"):  # log 0: more than can be drawn
+    with np.errstate(divide="ignore"):  # log 0 = -inf: more than can be drawn, chance 0
         step = np.log(np.maximum(relevant - x, 0)) + np.log(np.maximum(places - x, 0))
     step -= np.log(x + 1) + np.log(size - relevant - places + x + 1)
     log_chance = np.concatenate((np.zeros((len(drawn), 1)), step.cumsum(axis=1)), axis=1)
@@ -257,16 +266,19 @@ def _relevant(label, item_labels):
 
 
 def _words(packed):
-    """Packed rows (n, bytes) as contiguous columns (words, n) of the smallest unsigned integers that fit."""
+    """Packed rows (n, bytes) as contiguous columns (words, n) of unsigned integers of 8, 32 or 64 bits.
+
+    16 bits are passed over: ``numpy.bitwise_count`` takes three times as long for them as for 32.
+    """
     width = packed.shape[1]
-    itemsize = next((size for size in (1, 2, 4) if width <= size), 8)
+    itemsize = next((size for size in (1, 4) if width <= size), 8)
     padded = np.zeros((len(packed), -(-width // itemsize) * itemsize), np.uint8)
     padded[:, :width] = packed
     return np.ascontiguousarray(padded.view(f"u{itemsize}").T)
 
 
 def _pack(name, values, negative):
-    """Pack a matrix of 1 and ``negative`` (-1 for codes, 0 for labels) into uint8 rows, or say what it holds."""
+    """Pack a matrix of 1 and ``negative`` (-1 in codes, 0 in labels) into uint8 rows; refuse other values."""
     packed = np.empty((len(values), -(-values.shape[1] // 8)), np.uint8)
     for start in range(0, len(values), _ROWS):
         block = values[start:start + _ROWS]
@@ -285,18 +297,18 @@ def _pack_all(query_codes, retrieval_codes, query_labels, retrieval_labels):
     names = "query codes", "retrieval codes", "query labels", "retrieval labels"
     arrays = [_matrix(name, value) for name, value in
               zip(names, (query_codes, retrieval_codes, query_labels, retrieval_labels))]
-    for first, second, axis, what in ((0, 1, 1, "bits"), (2, 3, 1, "classes"), (0, 2, 0, "rows"), (1, 3, 0, "rows")):
-        found = arrays[first].shape[axis], arrays[second].shape[axis]
-        if found[0] != found[1]:
-            raise InputError(f"{names[first]} have {found[0]} {what} but {names[second]} {found[1]}, expected the same")
-    words = [_words(_pack(name, array, negative)) for name, array, negative in zip(names, arrays, (-1, -1, 0, 0))]
+    for a, b, axis, what in (0, 1, 1, "bits"), (2, 3, 1, "classes"), (0, 2, 0, "rows"), (1, 3, 0, "rows"):
+        if arrays[a].shape[axis] != arrays[b].shape[axis]:
+            raise InputError(f"{names[a]} have {arrays[a].shape[axis]} {what} and {names[b]} "
+                             f"{arrays[b].shape[axis]}, expected as many")
+    words = [_words(_pack(*each)) for each in zip(names, arrays, (-1, -1, 0, 0))]
     return *words, arrays[0].shape[1]
 
 
 def _matrix(name, value):
     array = np.asarray(value)
     if array.ndim != 2 or 0 in array.shape:
-        raise InputError(f"{name}: found an array of shape {array.shape}, expected rows x columns, neither empty")
+        raise InputError(f"{name}: found shape {array.shape}, expected (rows, columns), neither of them 0")
     return array
 
 
@@ -308,7 +320,7 @@ def _finite(x):
     array = _matrix("hash outputs", x)
     if not np.isfinite(array).all():
         raise InputError("hash outputs: found NaN or infinity, expected finite numbers")
-    return array
+    return array.astype(np.result_type(array, np.float32), copy=False)  # float16 is too coarse to compute in
 
 
 def _positive(name, value):
@@ -325,4 +337,8 @@ def _check_histogram(histogram):
     array = np.asarray(histogram)
     if array.ndim != 3 or array.shape[2] != 2 or 0 in array.shape or array.dtype.kind not in "iu":
         raise InputError(f"histogram: found {_describe(array)}, expected integers (queries, bits + 1, 2)")
+    items = array.sum(axis=(1, 2))
+    if array.min() < 0 or items[0] == 0 or (items != items[0]).any():
+        raise InputError(f"histogram: found from {items.min()} to {items.max()} items a query, least count "
+                         f"{array.min()}, expected counts of one database in every row")
     return array.astype(np.int64, copy=False)
