@@ -177,7 +177,8 @@ def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: Array
 def quantization_error(x: ArrayLike) -> float:
     """Mean of (|x| - 1)^2 over network outputs (n, bits): what the sign throws away, 0 for binary outputs.
 
-    That is ||sign(X) - X||_F^2 / (n * bits), ITQ's quantization loss a bit (Gong & Lazebnik, CVPR 2011, eq. 2).
+    It is ||sign(X) - X||_F^2 / (n * bits): the quantization loss of ITQ (Gong & Lazebnik, CVPR 2011, eq. 2),
+    per bit.
     """
     return float(np.mean((np.abs(_finite(x)) - 1) ** 2, dtype=np.float64))
 
@@ -225,14 +226,14 @@ def _relevant_and_size(histogram):
 
 def _group_gain(size, relevant, before, relevant_before, harmonic):
     """What a tie group adds, in the formula of ``map_from_histogram``; 0 for an empty group."""
-    slope = (relevant - 1) / np.maximum(size - 1, 1) * (size > 1)
+    slope = (relevant - 1) / np.maximum(size - 1, 1)
     places = harmonic[before + size] - harmonic[before]
     gain = slope * size + (relevant_before + 1 - slope * (before + 1)) * places
     return relevant / np.maximum(size, 1) * gain
 
 
 def _hypergeometric(size, relevant, places):
-    """How many relevant items ``places`` draws from a group can give, and the chances: (queries, numbers) each.
+    """How many relevant items ``places`` draws from a group can give, and the chances; both (queries, m).
 
     The chances come from the ratio of neighbours, P(x + 1) / P(x): accurate where factorials overflow.
     """
