@@ -144,6 +144,22 @@ def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: A
     return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
 
 
+def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayLike, retrieval_labels: ArrayLike,
+                    topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
+    """Tie-aware mAP at each cut of ``topks`` of real-valued embeddings (n, d), ranked by cosine."""
+    query, retrieval = (_unit_rows(name, value) for name, value in (("query", query), ("retrieval", retrieval)))
+    query_labels, retrieval_labels = _matrix("query_labels", query_labels), _matrix("retrieval_labels", retrieval_labels)
+    totals = dict.fromkeys(topks, 0.0)
+    for vector, label in zip(query, query_labels):
+        # Equal cosines are one tie group, as equal Hamming distances are.
+        _, group = np.unique(-(retrieval @ vector), return_inverse=True)
+        relevant = (retrieval_labels @ label > 0).astype(np.int64)
+        histogram = np.bincount(2 * group + relevant, minlength=2 * (group.max() + 1)).reshape(1, -1, 2)
+        for topk in topks:
+            totals[topk] += map_from_histogram(histogram, topk)
+    return {"map" if topk is None else f"map@{topk}": total / len(query) for topk, total in totals.items()}
+
+
 def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
                            retrieval_labels: ArrayLike, topk: int | None = None) -> float:
     """Tie-aware mAP (``map_from_histogram``) over the whole ranking, or over its first ``topk`` places."""
@@ -315,6 +331,11 @@ def _matrix(name, value):
 
 def _describe(array):
     return f"{array.dtype} {array.shape}"
+
+
+def _unit_rows(name, value):
+    rows = _matrix(name, _finite(value)).astype(np.float64)
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-12)
 
 
 def _finite(x):

@@ -1,0 +1,588 @@
+"""Trains and tests cross-modal hashing: settings, the solver, and the command line.
+
+    python ICMR.py --dataset openmoji --hash_lens 16 32 64 128 --epoch 100 --task 1
+
+Tasks (UCMFH's numbers): 0 trains the real-valued fusion, 1 trains the hash functions, 2 tests the real-valued fusion,
+3 tests the hash functions.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shlex
+import signal
+import sys
+import time
+from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+import checkpoint
+import metric
+from errors import InputError, exit_on_bad_input
+from files import check_writable, write_atomically
+from load_data import Dataset, Split, load_dataset
+from loss import BalancedContrastiveLoss, ContrastiveLoss, structure_targets
+from model import SCHEDULES, FusionModel, HashModel, scale_at
+
+
+class Config:
+    """Every setting and its default: edit here, or override on the command line (``--scale_max 8``)."""
+
+    def __init__(self, **settings):
+        # What to run
+        self.dataset = "mirflickr"
+        self.data_dir = "data"
+        self.task = 1
+        self.hash_lens = [16, 32, 64, 128]
+        self.epoch = 100
+
+        # Progressive hash learning: hash_code = tanh(scale * x)
+        self.use_progressive_hash = True
+        self.scale_min = 1.0  # in the first epoch
+        self.scale_max = 10.0  # in the last epoch, and in every test
+        self.scale_schedule = "linear"
+
+        # The loss
+        self.loss = "contrastive"
+        self.positive_weight = 0.5  # of the balanced loss; 0.5 is the plain one
+        self.temperature = 0.3
+        self.structure_weight = 0.5  # share of each target that goes to pairs that are alike; 0: partners only
+        self.structure_temperature = 0.05
+
+        # The networks
+        self.fusion = "late"
+        self.hidden = 1024
+        self.batch_norm = True
+        self.centre = True
+        self.noise = 0.5  # added to the features in training, relative to their length
+
+        # The optimisation
+        self.batch_size = 128
+        self.lr = 1e-3  # of the hash heads
+        self.lr_fusion = 1e-4  # of the fusion Transformer
+        self.seed = 0
+        self.device = "auto"
+
+        # The results
+        self.eval_every = 10
+        self.results_dir = "results"
+        self.checkpoint_dir = "checkpoints"
+        self.run_name = ""
+        self.resume = False
+
+        for name, value in settings.items():
+            if name not in vars(self):
+                raise InputError(f"unknown setting {name!r}; the settings are {', '.join(vars(self))}")
+            default = getattr(self, name)
+            if isinstance(default, float) and type(value) is int:
+                value = float(value)
+            if isinstance(default, list):
+                value = [value] if type(value) is int else list(value)
+            if type(value) is not type(default):
+                raise InputError(f"{name} = {value!r}: expected a {type(default).__name__}, such as {default!r}")
+            setattr(self, name, value)
+
+    def check(self) -> None:
+        """Raise :class:`InputError` for the first setting that can't be right."""
+        def require(holds: bool, name: str, expected: str) -> None:
+            if not holds:
+                raise InputError(f"--{name} {getattr(self, name)}: expected {expected}")
+
+        for name in ("epoch", "eval_every", "hidden"):
+            require(getattr(self, name) >= 1, name, "1 or more")
+        require(self.batch_size >= 2, "batch_size", "2 or more: a contrastive loss needs another pair to contrast")
+        for name in ("scale_min", "scale_max", "temperature", "structure_temperature", "lr", "lr_fusion"):
+            require(0 < getattr(self, name) < float("inf"), name, "a positive number")
+        for name in ("structure_weight", "positive_weight"):
+            require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
+        require(0 <= self.noise < float("inf"), "noise", "0 or more")
+        require(self.scale_max >= self.scale_min, "scale_max", f"at least scale_min, which is {self.scale_min}")
+        require(self.scale_schedule in SCHEDULES, "scale_schedule", f"one of {', '.join(SCHEDULES)}")
+        require(self.loss in ("contrastive", "balanced"), "loss", "contrastive or balanced")
+        require(self.fusion in ("late", "transformer"), "fusion", "late or transformer")
+        require(self.task in (0, 1, 2, 3), "task", "0 (train real), 1 (train hash), 2 (test real) or 3 (test hash)")
+        require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1")
+        require(bool(self.hash_lens) and all(type(b) is int and b >= 1 for b in self.hash_lens)
+                and len(set(self.hash_lens)) == len(self.hash_lens), "hash_lens",
+                "one or more different numbers of bits, each 1 or more")
+
+
+class Stopped(Exception):
+    """Training was asked to stop (Ctrl-C or SIGTERM); the state is saved."""
+
+
+class Solver:
+    """Trains, saves, loads and tests one model, as its :class:`Config` says."""
+
+    def __init__(self, config: Config):
+        config.check()
+        self.config = config
+        # The guide reads and sets these three on the solver.
+        self.use_progressive_hash = config.use_progressive_hash
+        self.scale_min, self.scale_max = config.scale_min, config.scale_max
+
+        self.device = choose_device(config.device)
+        self.hashing = config.task in (1, 3)
+        kind = "hash" if self.hashing else "real"
+        self.model_dir = Path(config.checkpoint_dir) / kind
+        if config.task in (0, 1):
+            check_writable(self.model_dir, "checkpoint_dir")
+        run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
+        self.run_dir = Path(config.results_dir) / Path(config.dataset).stem / run_name
+        check_writable(self.run_dir, "results_dir")
+
+        self.data = load_dataset(config.dataset, config.data_dir)
+        for warning in self.data.warnings:
+            print(f"warning: {warning}", file=sys.stderr)
+        pairs = len(self.data.train)
+        if config.task in (0, 1) and config.batch_size > pairs:
+            raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
+                             f"{self.data.name}, which has {pairs} pairs; give at most {pairs}")
+
+        torch.manual_seed(config.seed)
+        if config.task in (0, 1):
+            self.build()
+        self.epoch = self.step = 0  # what is done: whole epochs, and steps of the epoch after them
+        self.sums: dict[str, float] = {}  # of the epoch in progress
+        self.log: list[dict] = []  # one entry an epoch
+        self.history: list[dict] = []  # one entry an evaluation
+        self.seconds = 0.0  # of training
+        self.stop_signal: int | None = None
+
+    def build(self) -> None:
+        """Make the model, its loss and its optimizer, sizes following the data."""
+        config, data = self.config, self.data
+        shared = dict(centre=config.centre, noise=config.noise)
+        if self.hashing:
+            self.model = HashModel(data.image_dim, data.text_dim, config.hash_lens, self.use_progressive_hash,
+                                   config.fusion, hidden=config.hidden, batch_norm=config.batch_norm, **shared)
+        else:
+            self.model = FusionModel(data.image_dim, data.text_dim, **shared)
+        self.model.image_input.fit(data.train.image)
+        self.model.text_input.fit(data.train.text)
+        self.model.to(self.device)
+        weights = dict(temperature=config.temperature, structure_weight=config.structure_weight)
+        self.criterion = (ContrastiveLoss(**weights) if config.loss == "contrastive" else
+                          BalancedContrastiveLoss(**weights, positive_weight=config.positive_weight))
+        fusion = [p for name, p in self.model.named_parameters() if name.startswith("FuseTrans.")]
+        heads = [p for name, p in self.model.named_parameters() if not name.startswith("FuseTrans.")]
+        groups = [{"params": p, "lr": lr} for p, lr in ((fusion, config.lr_fusion), (heads, config.lr)) if p]
+        self.optimizer = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)  # UCMFH's betas
+
+        self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
+        if config.structure_weight:
+            with torch.no_grad():
+                self.model.eval()
+                self.structure = (self.model.image_input(self.image), self.model.text_input(self.text))
+
+    # --- training -----------------------------------------------------------------------------------------------------
+
+    def train(self) -> dict:
+        """Run the task: train where it trains, then test, and write the results. Returns what metrics.json holds."""
+        if self.config.task in (0, 1):
+            self.fit()
+        else:
+            say("Final Testing...")
+            figures = self.test()
+            self.history.append({"epoch": self.epoch, **figures})
+        return self.report()
+
+    def fit(self) -> None:
+        """Train to the last epoch, from the saved state with ``--resume``."""
+        config = self.config
+        if config.resume:
+            self.load_state()
+        if self.hashing and self.use_progressive_hash:
+            say(f"✅ Using Progressive Hash Learning - Scale from {self.scale_min} to {self.scale_max}")
+        say("Training Hash Function..." if self.hashing else "Training Fusion Transformer...")
+        steps = len(self.image) // config.batch_size
+        handlers = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+        # disable=None: no bar where standard error is not a terminal
+        self.bar = tqdm(total=config.epoch * steps, initial=self.epoch * steps + self.step, unit="step", leave=False,
+                        dynamic_ncols=True, disable=None)
+        try:
+            while self.epoch < config.epoch:
+                progress = self.epoch / max(config.epoch - 1, 1)
+                say(f"epoch: {self.epoch + 1}")
+                scale = 1.0
+                if self.hashing and self.use_progressive_hash:
+                    scale = scale_at(progress, self.scale_min, self.scale_max, config.scale_schedule)
+                    say(f"  Progressive scale: {scale:.2f} (progress: {100 * progress:.1f}%)")
+                self.trainhash(scale) if self.hashing else self.trainfusion()
+                entry = self.log[-1]
+                say("  " + " | ".join(f"{label} {entry[key]:.4f}" for label, key in SHOWN if key in entry)
+                    + f" | {entry['seconds']:.2f} s")
+                if self.epoch % config.eval_every == 0 or self.epoch == config.epoch:
+                    say("Testing...")
+                    self.history.append({"epoch": self.epoch, **self.evaluate()})
+                    for line in summary(self.history[-1]):
+                        say("  " + line)
+                    self.save_state()
+        except Stopped:
+            self.save_state()
+            command = shlex.join([os.path.basename(sys.executable), *sys.argv])
+            say(f"Stopped in epoch {self.epoch + 1} after {self.step} of its {steps} steps; the state is saved. "
+                f"To go on: {command}{'' if config.resume else ' --resume'}")
+            raise SystemExit(128 + self.stop_signal) from None
+        finally:
+            self.bar.close()
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+        self.save()
+
+    def trainhash(self, scale: float) -> float:
+        """Train the hash functions for one epoch at ``scale``; returns its mean loss."""
+        return self.train_epoch(lambda image, text, structure: self.hash_loss(image, text, structure, scale), scale=scale)
+
+    def trainfusion(self) -> float:
+        """Train the real-valued fusion for one epoch; returns its mean loss."""
+        def loss(image: Tensor, text: Tensor, structure: Tensor | None) -> Tensor:
+            return sum(self.criterion(*sides, structure) for sides in self.model(image, text).values())
+
+        return self.train_epoch(loss)
+
+    def hash_loss(self, image: Tensor, text: Tensor, structure: Tensor | None, scale: float) -> Tensor:
+        """The loss of a batch, the mean over the code lengths; with UCMFH's fusion also that of its fused features."""
+        model, config = self.model, self.config
+        features = model.fuse(image, text)
+        x = torch.cat([model.ImageMlp.project(features[0]), model.TextMlp.project(features[1])])
+        codes = model.ImageMlp.binarize(x, scale)
+        self.observe(scale * x if self.use_progressive_hash else x, codes)
+        pairs = (code.chunk(2) for code in model.split(codes).values())
+        loss = sum(self.criterion(*pair, structure) for pair in pairs) / len(config.hash_lens)
+        if config.fusion == "transformer":
+            loss = self.criterion(*features, structure) + 0.5 * loss
+        return loss
+
+    def observe(self, x: Tensor, codes: Tensor) -> None:
+        """Add a batch's ``scale * x`` and codes, images then texts, to the epoch's statistics."""
+        with torch.no_grad():
+            self.add("mean_abs", x.abs().mean())
+            self.add("saturation", (codes.abs() > 0.9).float().mean())
+            self.add("quantization_error", ((codes.abs() - 1) ** 2).mean())
+            balance = torch.stack([torch.where(side >= 0, 1.0, -1.0).mean(dim=0) for side in codes.chunk(2)])
+            self.add("bit_balance", balance.abs().mean())
+
+    def add(self, name: str, value: Tensor) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value.detach()  # on the device: nothing waits for it
+
+    def train_epoch(self, batch_loss: Callable[[Tensor, Tensor, Tensor | None], Tensor], **entry) -> float:
+        """One epoch, or the rest of one that was interrupted. Appends to ``log`` and returns the mean loss.
+
+        The order of the pairs depends on the seed and the epoch alone. The pairs left over after the last whole batch
+        sit out this epoch; the next shuffle leaves out others.
+        """
+        started = time.perf_counter()
+        batch, pairs = self.config.batch_size, len(self.image)
+        shuffle = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.epoch))
+        order = torch.randperm(pairs, generator=shuffle).to(self.device)
+        steps = pairs // batch
+        self.model.train()
+        while self.step < steps:
+            rows = order[self.step * batch:(self.step + 1) * batch]
+            structure = None
+            if self.config.structure_weight:
+                structure = structure_targets(*(side[rows] for side in self.structure),
+                                              self.config.structure_temperature)
+            loss = batch_loss(self.image[rows], self.text[rows], structure)
+            if not torch.isfinite(loss):
+                raise InputError(f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: training "
+                                 f"stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature")
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            self.add("loss", loss)
+            self.step += 1
+            self.bar.update()
+            if self.stop_signal is not None:
+                self.seconds += time.perf_counter() - started
+                raise Stopped
+        means = {name: float(total) / steps for name, total in self.sums.items()}
+        seconds = time.perf_counter() - started
+        self.seconds += seconds
+        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
+        self.log.append({"epoch": self.epoch, **entry, **means, "seconds": seconds})
+        return means["loss"]
+
+    def ask_to_stop(self, number: int, frame) -> None:
+        self.stop_signal = number
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+    # --- testing ------------------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def encode(self, split: Split, rows: int = 8192) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """The model's image and text outputs of a split by protocol, (n, bits of all lengths) or (n, width)."""
+        self.model.eval()
+        chunks = []
+        for start in range(0, len(split), rows):
+            image, text = (side[start:start + rows].to(self.device) for side in (split.image, split.text))
+            chunks.append(self.model(image, text))
+        return {protocol: tuple(torch.cat([chunk[protocol][side] for chunk in chunks]).cpu() for side in (0, 1))
+                for protocol in chunks[0]}
+
+    def evaluate(self) -> dict:
+        """mAP of both directions in both protocols: ``["16"]["unpaired"]["i2t"]["map@50"]``; ``"real"`` for fusion.
+
+        The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
+        scale; the quantization error is that of the database's unpaired codes at the largest scale.
+        """
+        query, retrieval = self.encode(self.data.query), self.encode(self.data.retrieval)
+        labels = self.data.query.label.numpy(), self.data.retrieval.label.numpy()
+
+        def both_directions(score: Callable, outputs: Callable[[Tensor], np.ndarray]) -> dict:
+            result = {}
+            for protocol in query:
+                sides = [outputs(side) for side in (*query[protocol], *retrieval[protocol])]
+                result[protocol] = {"i2t": score(sides[0], sides[3], *labels),
+                                    "t2i": score(sides[1], sides[2], *labels)}
+            return result
+
+        if not self.hashing:
+            return {"real": both_directions(metric.evaluate_cosine, Tensor.numpy)}
+        scale = self.scale_max if self.model.ImageMlp.use_progressive else 1.0
+        figures = {}
+        for bits in self.model.hash_lens:
+            figures[str(bits)] = both_directions(
+                metric.evaluate, lambda x: metric.sign_codes(self.model.split(x)[bits].numpy()))
+            codes = torch.cat([torch.tanh(scale * self.model.split(x)[bits]) for x in retrieval["unpaired"]]).numpy()
+            figures[str(bits)]["quantization_error"] = metric.quantization_error(codes)
+            figures[str(bits)]["bit_balance"] = metric.bit_balance(metric.sign_codes(codes))
+        return figures
+
+    # --- checkpoints --------------------------------------------------------------------------------------------------
+
+    def model_path(self, bits: int | None = None) -> Path:
+        """UCMFH's file names: ``real/<dataset>_fusion.pth`` and ``hash/<dataset>_hash_<bits>.pth``."""
+        return self.model_dir / f"{self.data.name}_{'fusion' if bits is None else f'hash_{bits}'}.pth"
+
+    @property
+    def state_path(self) -> Path:
+        """Where a run in progress is kept: ``hash/<dataset>_hash_16_32_state.pth``, ``real/<dataset>_fusion_state.pth``.
+        """
+        kind = "hash_" + "_".join(map(str, self.config.hash_lens)) if self.hashing else "fusion"
+        return self.model_dir / f"{self.data.name}_{kind}_state.pth"
+
+    def about(self) -> dict:
+        """What every checkpoint says of the training and the data behind it."""
+        return {"dataset": self.data.name, "fingerprint": self.data.fingerprint, "image_dim": self.data.image_dim,
+                "text_dim": self.data.text_dim, "config": vars(self.config), "epoch": self.epoch,
+                "scale": self.log[-1].get("scale", 1.0) if self.log else self.scale_min}
+
+    def save(self) -> None:
+        """Save the trained model, one file a code length."""
+        if self.hashing:
+            for bits in self.config.hash_lens:
+                checkpoint.save_model(self.model_path(bits), self.model.single(bits), **self.about())
+        else:
+            checkpoint.save_model(self.model_path(), self.model, **self.about())
+
+    def save_state(self) -> None:
+        """Save everything that the rest of the run depends on."""
+        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        checkpoint.save(self.state_path, {
+            **self.about(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
+            "step": self.step, "sums": self.sums, "log": self.log, "history": self.history, "seconds": self.seconds,
+            "random": torch.get_rng_state(), "random_cuda": cuda})
+
+    def load_state(self) -> None:
+        """Go on from the saved state. Raises :class:`InputError` if it is another run's."""
+        about = self.about()
+        state = checkpoint.load(self.state_path, {key: about[key] for key in ("dataset", "image_dim", "text_dim",
+                                                                              "fingerprint")})
+        for name, value in about["config"].items():
+            if name not in MAY_CHANGE and state["config"].get(name) != value:
+                raise InputError(f"{self.state_path}: --{name} does not match: the interrupted run has "
+                                 f"{state['config'].get(name)}, this one {value}; give the same, or start a new run "
+                                 f"without --resume")
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self.log, self.history = state["log"], state["history"]
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        say(f"Going on after {self.epoch} epochs and {self.step} steps, from {self.state_path}")
+
+    def test(self) -> dict:
+        """Test the trained models of the checkpoint folder, one file a code length."""
+        expect = {key: value for key, value in self.about().items()
+                  if key in ("dataset", "image_dim", "text_dim", "fingerprint")}
+        figures = {}
+        for bits in self.config.hash_lens if self.hashing else [None]:
+            path = self.model_path(bits)
+            self.model, content = checkpoint.load_model(path, expect)
+            if self.hashing and self.model.hash_lens != [bits]:
+                raise InputError(f"{path}: holds codes of {self.model.hash_lens} bits, expected {bits}; train again")
+            say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
+            self.model.to(self.device)
+            self.epoch, self.scale_max = content["epoch"], content["config"]["scale_max"]
+            figures.update(self.evaluate())
+        return figures
+
+    # --- results ------------------------------------------------------------------------------------------------------
+
+    def report(self) -> dict:
+        """Print the table of the last evaluation and write ``metrics.json``; its path is the last line printed."""
+        final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
+        results = {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
+                   "environment": environment(self.device), "fingerprint": self.data.fingerprint,
+                   "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
+                   "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final}
+        path = self.run_dir / "metrics.json"
+        write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
+        for line in table(results):
+            say(line)
+        say(str(path))
+        return results
+
+
+SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
+         ("bit balance", "bit_balance"))  # of an epoch's log, on its line
+MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "resume"}  # between start and resume
+
+
+def say(line: str) -> None:
+    """Print a line, above the progress bar if there is one."""
+    tqdm.write(line)
+    sys.stdout.flush()
+
+
+def epoch_seed(seed: int, epoch: int) -> int:
+    """The seed of an epoch's shuffle: the same for a run that was interrupted."""
+    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def choose_device(name: str) -> torch.device:
+    """``auto`` is the first GPU, or the CPU. Raises :class:`InputError` for one that isn't there."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+    if device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise InputError(f"--device {name}: this PyTorch sees {torch.cuda.device_count()} CUDA devices; "
+                         f"use --device auto or cpu, or install a CUDA build of PyTorch")
+    return device
+
+
+def environment(device: torch.device) -> dict:
+    """What the figures were measured on."""
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
+            "platform": platform.platform(), "device": str(device), "threads": torch.get_num_threads(),
+            "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None}
+
+
+def summary(figures: dict) -> list[str]:
+    """A line for each code length: I2T and T2I, mAP@all / mAP@50."""
+    lines = []
+    for name, result in figures.items():
+        if name != "epoch":
+            cells = [f"{protocol} I2T {result[protocol]['i2t']['map']:.4f} / {result[protocol]['i2t']['map@50']:.4f}, "
+                     f"T2I {result[protocol]['t2i']['map']:.4f} / {result[protocol]['t2i']['map@50']:.4f}"
+                     for protocol in ("unpaired", "paired")]
+            lines += [f"{name + ':':5} {cells[0]}", f"      {cells[1]}"]
+    return lines
+
+
+def table(results: dict) -> list[str]:
+    """The last evaluation as an aligned table, at most 80 columns wide."""
+    sizes = results["sizes"]
+    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last): tie-aware mAP, "
+             f"{sizes['query']:,} queries x {sizes['retrieval']:,} items", "",
+             "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
+             "           I2T             T2I              I2T             T2I         quant.",
+             "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
+    for bits, result in results["final"].items():
+        cells = ["  ".join(f"{result[protocol][way][cut]:.4f}" for cut in ("map", "map@50"))
+                 for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")]
+        error = result.get("quantization_error")
+        lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
+                     + ("" if error is None else f"   {error:.3f}"))
+    return lines + [""]
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that reports bad arguments as bad input."""
+
+    def error(self, message: str) -> None:
+        raise InputError(f"{message}; see --help")
+
+
+def parse(argv: list[str] | None = None) -> Config:
+    """The configuration from the command line; what it doesn't give keeps its default in :class:`Config`."""
+    def boolean(text: str) -> bool:
+        if text.lower() not in ("true", "false"):
+            raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
+        return text.lower() == "true"
+
+    parser = Parser(prog="ICMR.py", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name, default in vars(Config()).items():
+        if name == "resume":
+            parser.add_argument("--resume", action="store_true", help=HELP[name])
+            continue
+        several = isinstance(default, list)
+        parser.add_argument(f"--{name}", default=default, nargs="+" if several else None,
+                            type=boolean if isinstance(default, bool) else int if several else type(default),
+                            metavar="N" if several or isinstance(default, int) else type(default).__name__.upper(),
+                            help=f"{HELP[name]} (default: {' '.join(map(str, default)) if several else default!s})")
+    return Config(**vars(parser.parse_args(argv)))
+
+
+HELP = {
+    "dataset": "name of a folder in data_dir, or path of a folder or file",
+    "data_dir": "where the data sets are",
+    "task": "0 train real, 1 train hash, 2 test real, 3 test hash",
+    "hash_lens": "code lengths in bits",
+    "epoch": "training epochs",
+    "use_progressive_hash": "true: codes are tanh(scale * x) with a growing scale; false: tanh(x)",
+    "scale_min": "scale in the first epoch",
+    "scale_max": "scale in the last epoch and in tests",
+    "scale_schedule": f"how the scale grows: {', '.join(SCHEDULES)}",
+    "loss": "contrastive, or balanced: positives and negatives weighted against each other",
+    "positive_weight": "weight of the positives in the balanced loss, 0 to 1",
+    "temperature": "of the contrastive loss",
+    "structure_weight": "share of each target given to pairs that are alike, 0 to 1",
+    "structure_temperature": "of the softmax that says which pairs are alike",
+    "fusion": "how items with both modalities get a code: late, or UCMFH's transformer",
+    "hidden": "width of the hash heads' hidden layer",
+    "batch_norm": "normalise each bit before the tanh",
+    "centre": "subtract the training mean from each modality's features",
+    "noise": "Gaussian noise added to training features, relative to their length",
+    "batch_size": "pairs a step",
+    "lr": "learning rate of the hash heads",
+    "lr_fusion": "learning rate of the fusion Transformer",
+    "seed": "every random choice hangs on it",
+    "device": "auto, cpu, cuda or cuda:N",
+    "eval_every": "epochs between evaluations",
+    "results_dir": "where metrics.json goes",
+    "checkpoint_dir": "where checkpoints go",
+    "run_name": "folder of the run in results_dir/dataset; default: date, time, kind and seed",
+    "resume": "go on with the interrupted run of the same settings",
+}
+
+
+@exit_on_bad_input
+def main(argv: list[str] | None = None) -> dict:
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
+    return Solver(parse(argv)).train()
+
+
+if __name__ == "__main__":
+    main()

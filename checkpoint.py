@@ -1,0 +1,85 @@
+"""Checkpoints: written whole or not at all, read without running any code from them.
+
+A checkpoint is a dictionary of tensors, numbers, strings, lists and dictionaries; nothing else loads under
+``torch.load(weights_only=True)``, and nothing else is written.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+import zipfile
+from pathlib import Path
+
+import torch
+
+from errors import InputError
+from files import write_atomically
+from model import FusionModel, HashModel
+
+FORMAT = 1
+
+
+def save(path: str | os.PathLike, content: dict) -> Path:
+    """Save a checkpoint, whole or not at all. Raises :class:`InputError` as :func:`files.write_atomically` does."""
+    return write_atomically(path, lambda file: torch.save({"format": FORMAT, **content}, file))
+
+
+def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
+    """Read a checkpoint on the CPU, running no code from it.
+
+    Args:
+        expect: what the checkpoint must agree with, e.g. ``{"dataset": "openmoji", "hash_lens": [16]}``.
+
+    Raises:
+        InputError: the file is missing, damaged, not a checkpoint of this project, or disagrees with ``expect``;
+            the message names the file, the key, what was found and what was expected.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train first (--task 0 for real-valued, --task 1 for hash), "
+                         f"or name its folder with --checkpoint_dir")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{path}: refused: it holds something other than tensors and plain values "
+                         f"({_first_line(error)})") from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path}: damaged or not a checkpoint ({_first_line(error)}); "
+                         f"train again or restore the file") from error
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        found = content.get("format") if isinstance(content, dict) else type(content).__name__
+        raise InputError(f"{path}: not a checkpoint of this version: format {found}, expected {FORMAT}; train again")
+    for key, expected in (expect or {}).items():
+        if content.get(key) != expected:
+            raise InputError(f"{path}: {key} does not match: the checkpoint has {content.get(key)}, "
+                             f"this run {expected}; use the settings it was trained with, or train again")
+    return content
+
+
+def save_model(path: str | os.PathLike, model: FusionModel | HashModel, **about) -> Path:
+    """Save a model with what it takes to build it again; ``about`` says how it was trained and on what."""
+    weights = {name: module.state_dict() for name, module in model.named_children()}
+    return save(path, {"settings": model.settings, **weights, **about})
+
+
+def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[FusionModel | HashModel, dict]:
+    """Build the model of a checkpoint, in evaluation mode, and return it with the checkpoint's other content.
+
+    Raises:
+        InputError: as :func:`load`, or when the weights don't fit the settings beside them.
+    """
+    content = load(path, expect)
+    try:
+        settings = content.pop("settings")
+        model = HashModel(**settings) if "hash_lens" in settings else FusionModel(**settings)
+        for name, module in model.named_children():
+            module.load_state_dict(content.pop(name))
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path}: its weights and settings don't fit each other ({_first_line(error)}); "
+                         f"train again or restore the file") from error
+    return model.eval(), content
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

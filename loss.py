@@ -1,0 +1,80 @@
+"""The contrastive losses on pairs of codes (or of real-valued embeddings), and their structure targets."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import normalize
+
+
+class ContrastiveLoss(nn.Module):
+    r"""NT-Xent over the 2B embeddings of B pairs (Chen et al., SimCLR, ICML 2020, eq. 1), as UCMFH uses it.
+
+    With z the L2-normalised embeddings of both sides, s_kl = z_k . z_l / temperature and p(k) the partner of k,
+
+        loss = 1/(2B) * sum_k [ log sum_{l != k} exp(s_kl) - s_kp(k) ]
+
+    The similarities are one matrix product, and any batch size of two pairs or more is meaningful.
+
+    NT-Xent counts every other pair as a negative, also those that show the same thing. Where a ``structure`` (B, B) is
+    given, whose rows say how much other pairs are like pair i, the positive s_kp(k) becomes
+
+        (1 - w) * s_kp(k) + w * sum_j structure_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = structure_weight
+    """
+
+    def __init__(self, temperature: float = 0.5, structure_weight: float = 0.0):
+        super().__init__()
+        self.temperature, self.structure_weight = temperature, structure_weight
+
+    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> Tensor:
+        """Loss of ``image`` (B, d) and ``text`` (B, d), row i of one being the partner of row i of the other."""
+        alignment, uniformity = self.terms(image, text, structure)
+        return uniformity - alignment
+
+    def terms(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """The mean of the positives, which pull together, and of the log-sums, which spread everything else."""
+        pairs = len(image)
+        embeddings = normalize(torch.cat([image, text]), dim=1)
+        similarity = embeddings @ embeddings.T / self.temperature
+        alignment = torch.diagonal(similarity, pairs).mean()  # s is symmetric: both sides have the same partners
+        if structure is not None and self.structure_weight:
+            likeness = (structure.repeat(2, 2) * similarity).sum() / (4 * pairs)
+            alignment = (1 - self.structure_weight) * alignment + self.structure_weight * likeness
+        itself = torch.eye(2 * pairs, dtype=torch.bool, device=image.device)
+        return alignment, torch.logsumexp(similarity.masked_fill(itself, -torch.inf), dim=1).mean()
+
+
+class BalancedContrastiveLoss(ContrastiveLoss):
+    r"""NT-Xent whose positives and negatives are weighted against each other.
+
+        loss = 2 * [ (1 - w) * uniformity - w * alignment ],      w = positive_weight
+
+    ``alignment`` and ``uniformity`` are the two terms of :class:`ContrastiveLoss` (named after Wang & Isola, ICML
+    2020). At 0.5 it is NT-Xent; above, partners pull harder; below, the codes spread harder. The weight changes the
+    *ratio* of the terms, hence the direction of the gradient. A factor on the whole loss would do nothing: Adam divides
+    it out.
+    """
+
+    def __init__(self, temperature: float = 0.5, structure_weight: float = 0.0, positive_weight: float = 0.5):
+        super().__init__(temperature, structure_weight)
+        self.positive_weight = positive_weight
+
+    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> Tensor:
+        alignment, uniformity = self.terms(image, text, structure)
+        return 2 * ((1 - self.positive_weight) * uniformity - self.positive_weight * alignment)
+
+
+def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """How much the other pairs of a batch are like each pair: rows of softmax(similarity / temperature), 0 for itself.
+
+    The similarity is the mean of the two modalities' cosines, as in DJSRH (Su et al., ICCV 2019, eq. 2-4), so a pair
+    counts as alike when both its image and its text say so.
+
+    Args:
+        image, text: (B, d_i) and (B, d_t), rows of length 1, centred.
+
+    Returns:
+        (B, B), rows adding up to 1.
+    """
+    similarity = (image @ image.T + text @ text.T) / 2
+    return torch.softmax(similarity.fill_diagonal_(-torch.inf) / temperature, dim=1)
