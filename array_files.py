@@ -451,7 +451,6 @@ def _npy_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> A
         with archive.open(info) as member:
             _npy_header(member)
             yield from _read_blocks(member, stored, dtype)
-            member.read(1)  # past the end, where zipfile compares the checksum
 
     return Array(where, shape, dtype, stream, transposed=fortran)
 
