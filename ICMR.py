@@ -34,8 +34,9 @@ import metric
 from errors import InputError, exit_on_bad_input
 from files import check_writable, write_atomically
 from load_data import Dataset, Split, load_dataset
-from loss import BalancedContrastiveLoss, ContrastiveLoss, structure_targets
+from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
+from structure import shared_space, structure_targets
 
 
 class Config:
@@ -185,8 +186,8 @@ class Solver:
         self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
         if config.structure_weight:
             with torch.no_grad():
-                self.model.eval()
-                self.structure = (self.model.image_input(self.image), self.model.text_input(self.text))
+                self.model.eval()  # no noise
+                self.structure = shared_space(self.model.image_input(self.image), self.model.text_input(self.text))
 
     # --- training -----------------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""The contrastive losses on pairs of codes (or of real-valued embeddings), and their structure targets."""
+"""The contrastive losses on pairs of codes (or of real-valued embeddings)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ContrastiveLoss(nn.Module):
     The similarities are one matrix product, and any batch size of two pairs or more is meaningful.
 
     NT-Xent counts every other pair as a negative, also those that show the same thing. Where a ``structure`` (B, B) is
-    given, whose rows say how much other pairs are like pair i, the positive s_kp(k) becomes
+    given, whose rows say how much the other pairs are like pair i (structure.py), the positive s_kp(k) becomes
 
         (1 - w) * s_kp(k) + w * sum_j structure_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = structure_weight
     """
@@ -62,19 +62,3 @@ class BalancedContrastiveLoss(ContrastiveLoss):
     def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> Tensor:
         alignment, uniformity = self.terms(image, text, structure)
         return 2 * ((1 - self.positive_weight) * uniformity - self.positive_weight * alignment)
-
-
-def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor:
-    """How much the other pairs of a batch are like each pair: rows of softmax(similarity / temperature), 0 for itself.
-
-    The similarity is the mean of the two modalities' cosines, as in DJSRH (Su et al., ICCV 2019, eq. 2-4), so a pair
-    counts as alike when both its image and its text say so.
-
-    Args:
-        image, text: (B, d_i) and (B, d_t), rows of length 1, centred.
-
-    Returns:
-        (B, B), rows adding up to 1.
-    """
-    similarity = (image @ image.T + text @ text.T) / 2
-    return torch.softmax(similarity.fill_diagonal_(-torch.inf) / temperature, dim=1)
