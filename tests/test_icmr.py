@@ -1,0 +1,260 @@
+"""The main job from its command line: training, log lines, testing, resuming, and bad input."""
+
+import json
+import os
+import pickle
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import checkpoint
+import ICMR
+import metric
+from load_data import load_dataset
+
+ROOT = Path(__file__).parents[1]
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture
+def small(tmp_path):
+    """A small data set with two classes, as data/toy/toy.h5 of a temporary folder."""
+    random = np.random.default_rng(0)
+    label = np.eye(2, dtype=np.uint8)[random.integers(0, 2, 60)]
+    (tmp_path / "data" / "toy").mkdir(parents=True)
+    with h5py.File(tmp_path / "data" / "toy" / "toy.h5", "w") as file:
+        file["image"] = (random.normal(size=(60, 9)) + 3 * label @ random.normal(size=(2, 9))).astype("f4")
+        file["text"] = (random.normal(size=(60, 5)) + 3 * label @ random.normal(size=(2, 5))).astype("f4")
+        file["label"] = label
+        file["query_idx"], file["train_idx"] = np.arange(12), np.arange(12, 60)
+        file["retrieval_idx"] = np.arange(12, 60)
+    return tmp_path
+
+
+def arguments(folder, *more, dataset="toy"):
+    data = ROOT / "data" if dataset == "openmoji" else folder / "data"
+    return ["--dataset", dataset, "--data_dir", str(data), "--results_dir", str(folder / "results"),
+            "--checkpoint_dir", str(folder / "checkpoints"), "--hash_lens", "4", "8", "--hidden", "16",
+            "--batch_size", "16", "--epoch", "3", "--device", "cpu", *more]
+
+
+def weights(folder, name="toy_hash_8"):
+    content = torch.load(folder / "checkpoints" / "hash" / f"{name}.pth", weights_only=True)
+    return {f"{part}.{key}": value for part in ("ImageMlp", "TextMlp") for key, value in content[part].items()}
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def refused(capsys, argv):
+    """Run ICMR, which must refuse in one line and with status 2; returns the line."""
+    with pytest.raises(SystemExit) as stop:
+        ICMR.main(argv)
+    errors = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning:")]
+    assert stop.value.code == 2 and len(errors) == 1 and errors[0].startswith("error: ")
+    return errors[0]
+
+
+def test_log_lines_are_the_guides(small, capsys):
+    ICMR.main(arguments(small, "--epoch", "100", "--eval_every", "100"))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == ["✅ Using Progressive Hash Learning - Scale from 1.0 to 10.0", "Training Hash Function...",
+                         "epoch: 1", "  Progressive scale: 1.00 (progress: 0.0%)"]
+    assert lines[lines.index("epoch: 51") + 1] == "  Progressive scale: 5.55 (progress: 50.5%)"
+    assert lines[lines.index("epoch: 100") + 1] == "  Progressive scale: 10.00 (progress: 100.0%)"
+    assert re.match(r"  loss .* \| mean \|scale\*x\| .* \| saturation .* \| bit balance", lines[4])
+    assert all(len(line) <= 80 for line in lines[-9:-1])
+    results = json.loads(Path(lines[-1]).read_text())
+    assert results["final"]["8"]["unpaired"]["i2t"].keys() == {"map", "map@50"}
+    assert 0 <= results["final"]["4"]["quantization_error"] < 1
+    assert [entry["epoch"] for entry in results["history"]] == [100] and len(results["epochs"]) == 100
+
+
+def test_without_progressive_hashing_no_scale_is_shown(small, capsys):
+    ICMR.main(arguments(small, "--use_progressive_hash", "false"))
+    assert "Progressive" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("train, test", [("0", "2"), ("1", "3")])
+def test_a_tested_checkpoint_gives_the_figures_of_training(small, train, test):
+    trained = ICMR.main(arguments(small, "--task", train))
+    assert ICMR.main(arguments(small, "--task", test))["final"] == trained["final"]
+
+
+def test_ucmfhs_fusion_trains_and_tests(small):
+    trained = ICMR.main(arguments(small, "--fusion", "transformer", "--batch_norm", "false", "--centre", "false"))
+    assert ICMR.main(arguments(small, "--task", "3"))["final"] == trained["final"]
+
+
+def test_every_random_choice_hangs_on_the_seed(small):
+    seen = []
+    for seed in ("0", "0", "1"):
+        ICMR.main(arguments(small, "--seed", seed))
+        seen.append(weights(small))
+    assert same(seen[0], seen[1]) and not same(seen[0], seen[2])
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_run_goes_on_to_the_same_weights(small, capsys, monkeypatch, number):
+    whole = ICMR.main(arguments(small, "--eval_every", "1"))
+    expected = weights(small)
+    solver = ICMR.Solver(ICMR.parse(arguments(small, "--eval_every", "1")))
+    original, calls = solver.hash_loss, []
+
+    def interrupt(*batch):
+        calls.append(1)
+        if len(calls) == 5:  # in the second of three steps of the second epoch
+            os.kill(os.getpid(), number)
+        return original(*batch)
+
+    monkeypatch.setattr(solver, "hash_loss", interrupt)
+    with pytest.raises(SystemExit) as stop:
+        solver.train()
+    assert stop.value.code == 128 + number
+    assert "Stopped in epoch 2 after 2 of its 3 steps" in capsys.readouterr().out
+    resumed = ICMR.main(arguments(small, "--eval_every", "1", "--resume"))
+    assert same(weights(small), expected) and resumed["history"] == whole["history"]
+
+
+def test_a_killed_run_goes_on_to_the_same_weights(small):
+    settings = arguments(small, "--epoch", "60", "--eval_every", "2")
+    ICMR.main(settings)
+    expected = weights(small)
+    for path in (small / "checkpoints" / "hash").iterdir():
+        path.unlink()
+    state = small / "checkpoints" / "hash" / "toy_hash_4_8_state.pth"
+    process = subprocess.Popen([sys.executable, str(ROOT / "ICMR.py"), *settings], cwd=ROOT,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not state.exists() and time.monotonic() < deadline:
+        time.sleep(0.005)
+    process.kill()
+    process.wait()
+    assert state.exists()
+    ICMR.main([*settings, "--resume"])
+    assert same(weights(small), expected)
+
+
+@pytest.mark.parametrize("more, message", [
+    (["--scale_mx", "8"], "--scale_mx"),
+    (["--epoch", "ten"], "--epoch"),
+    (["--use_progressive_hash", "maybe"], "true or false"),
+    (["--scale_max", "0.5"], "at least scale_min"),
+    (["--scale_min", "0"], "positive"),
+    (["--scale_min", "-1"], "positive"),
+    (["--batch_size", "49"], "48 pairs"),
+    (["--task", "7"], "--task 7"),
+    (["--hash_lens", "8", "8"], "different"),
+    (["--dataset", "nothing"], "nothing"),
+    (["--task", "3"], "train first"),
+    (["--resume"], "no such checkpoint"),
+    (["--device", "tpu"], "--device tpu"),
+])
+def test_bad_settings_are_refused(small, capsys, more, message):
+    assert message in refused(capsys, arguments(small, *more))
+    assert not list(small.rglob("*.pth")) and not list(small.rglob("metrics.json"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
+def test_cuda_that_is_absent_is_refused(small, capsys):
+    assert "CUDA" in refused(capsys, arguments(small, "--device", "cuda"))
+
+
+def test_checkpoints_of_something_else_are_refused(small, capsys, tmp_path):
+    ICMR.main(arguments(small))
+    folder = small / "checkpoints" / "hash"
+    (folder / "toy_hash_16.pth").write_bytes((folder / "toy_hash_8.pth").read_bytes())
+    assert "bits" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "16"))
+    (folder / "openmoji_hash_8.pth").write_bytes((folder / "toy_hash_8.pth").read_bytes())
+    other = arguments(small, "--task", "3", "--hash_lens", "8", dataset="openmoji")
+    assert "does not match" in refused(capsys, other)
+    assert "--temperature" in refused(capsys, arguments(small, "--resume", "--temperature", "0.2"))
+    whole = (folder / "toy_hash_8.pth").read_bytes()
+    (folder / "toy_hash_8.pth").write_bytes(whole[:len(whole) // 2])
+    assert "damaged" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
+
+
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+def test_code_in_a_checkpoint_does_not_run(small, capsys):
+    folder = small / "checkpoints" / "hash"
+    folder.mkdir(parents=True)
+    torch.save({"format": 1, "weights": Malicious(small / "ran")}, folder / "toy_hash_8.pth")
+    assert "refused" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
+    (folder / "toy_hash_8.pth").write_bytes(pickle.dumps(Malicious(small / "ran")))
+    refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
+    assert not (small / "ran").exists()
+
+
+def test_an_unwritable_checkpoint_folder_is_found_before_training(small, capsys):
+    (small / "checkpoints").write_text("a file")
+    assert "--checkpoint_dir" in refused(capsys, arguments(small))
+
+
+def test_a_full_disk_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    path = checkpoint.save(tmp_path / "model.pth", {"epoch": 1})
+
+    def full(file):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(checkpoint.InputError, match="No space left.*unchanged"):
+        checkpoint.save(path, {"epoch": 2})
+    assert checkpoint.load(path)["epoch"] == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(small, capsys):
+    message = refused(capsys, arguments(small, "--lr", "1e38", "--batch_norm", "false"))
+    assert re.search(r"epoch \d+, step \d+", message) and not list(small.rglob("*.pth"))
+
+
+@pytest.fixture(scope="module")
+def openmoji(tmp_path_factory):
+    """Short trainings on OpenMoji, progressive and not, by the default method."""
+    folder = tmp_path_factory.mktemp("openmoji")
+    return {progressive: ICMR.main(["--dataset", "openmoji", "--data_dir", str(ROOT / "data"), "--epoch", "12",
+                                    "--results_dir", str(folder), "--checkpoint_dir", str(folder), "--device", "cpu",
+                                    "--use_progressive_hash", progressive])["final"] for progressive in ("true", "false")}
+
+
+def test_a_short_training_beats_chance_at_every_length_in_both_protocols(openmoji):
+    data = load_dataset("openmoji", ROOT / "data")
+    codes = np.random.default_rng(0).choice([-1, 1], (len(data.query) + len(data.retrieval), 64))
+    chance = metric.mean_average_precision(codes[:400], codes[400:], data.query.label.numpy(),
+                                           data.retrieval.label.numpy())
+    for bits in ("16", "32", "64", "128"):
+        for protocol in ("unpaired", "paired"):
+            for way in ("i2t", "t2i"):
+                assert openmoji["true"][bits][protocol][way]["map"] > 2 * chance
+
+
+def test_progressive_hashing_keeps_its_gain(openmoji):
+    for bits in ("16", "32", "64", "128"):
+        on, off = (np.mean([openmoji[kind][bits]["unpaired"][way]["map"] for way in ("i2t", "t2i")])
+                   for kind in ("true", "false"))
+        assert on > off + 0.005
+        assert openmoji["true"][bits]["quantization_error"] < openmoji["false"][bits]["quantization_error"] / 10
+
+
+@pytest.mark.parametrize("name", ["fashion9k.npz", "wiki/wiki_onehot.mat", "wiki/wiki_classindex.mat"])
+def test_real_data_trains_by_path(tmp_path, name):
+    if not (SHARED / name).exists():
+        pytest.skip(f"{SHARED / name} is not here")
+    results = ICMR.main(["--dataset", str(SHARED / name), "--epoch", "2", "--hash_lens", "16", "--hidden", "64",
+                         "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path), "--device", "cpu"])
+    assert results["final"]["16"]["unpaired"]["t2i"]["map"] > 0.1

@@ -1,0 +1,87 @@
+"""The networks: UCMFH's mathematics, the progressive scale, and codes that are an item's own."""
+
+import pytest
+import torch
+
+from model import SCHEDULES, FuseTransEncoder, HashModel, ImageMlp, TextMlp, scale_at
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_schedules_grow_from_exactly_scale_min_to_exactly_scale_max(schedule):
+    scales = [scale_at(epoch / 99, 1.3, 10.7, schedule) for epoch in range(100)]
+    assert scales[0] == 1.3 and scales[-1] == 10.7
+    assert scales == sorted(scales)
+
+
+def test_linear_schedule_is_the_guides():
+    assert scale_at(50 / 99, 1.0, 10.0) == pytest.approx(5.5454545)
+
+
+def test_an_unknown_schedule_is_refused():
+    with pytest.raises(ValueError, match="linear"):
+        scale_at(0.5, 1.0, 10.0, "cosine")
+
+
+@pytest.mark.parametrize("head", [ImageMlp, TextMlp])
+def test_codes_are_tanh_of_the_scaled_projection(head):
+    torch.manual_seed(0)
+    features, plain = torch.randn(32, 20), head(20, 8, use_progressive=False).eval()
+    model = head(20, 8).eval()
+    for scale in (1.0, 10.0):
+        torch.testing.assert_close(model(features, scale), torch.tanh(scale * model.project(features)))
+    assert torch.equal(plain(features, 1.0), plain(features, 10.0))
+    assert model(features, 10.0).abs().mean() > model(features, 1.0).abs().mean()
+
+
+def test_batch_normalisation_makes_the_scale_act():
+    torch.manual_seed(0)
+    features = torch.randn(256, 20)
+    x = ImageMlp(20, 8).train().project(features)
+    assert x.std(dim=0).sub(1).abs().max() < 0.05  # in units of its own standard deviation
+    assert ImageMlp(20, 8, batch_norm=False).train().project(features).abs().mean() < 0.3
+
+
+def test_fusion_is_a_transformer_encoder_over_one_token():
+    torch.manual_seed(0)
+    ours = FuseTransEncoder(6, 6, num_layers=2, feedforward=10).eval()
+    layer = torch.nn.TransformerEncoderLayer(d_model=12, nhead=4, dim_feedforward=10)
+    theirs = torch.nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    for a, b in zip(ours.layers, theirs.layers):
+        with torch.no_grad():
+            b.self_attn.in_proj_weight[24:].copy_(a.value.weight)
+            b.self_attn.in_proj_bias[24:].copy_(a.value.bias)
+        b.self_attn.out_proj.load_state_dict(a.output.state_dict())
+        for name in ("linear1", "linear2", "norm1", "norm2"):
+            getattr(b, name).load_state_dict(getattr(a, name).state_dict())
+    image, text = torch.randn(5, 6), torch.randn(5, 6)
+    fused = torch.nn.functional.normalize(theirs(torch.cat([image, text], 1)[None])[0], dim=1)
+    torch.testing.assert_close(torch.cat(ours(image, text), 1), fused)
+
+
+@pytest.mark.parametrize("fusion", ["late", "transformer"])
+def test_a_code_depends_on_its_own_item_alone(fusion):
+    torch.manual_seed(0)
+    image, text = torch.randn(40, 12), torch.randn(40, 7)
+    model = HashModel(12, 7, [8, 16], fusion=fusion, hidden=16)
+    model.image_input.fit(image), model.text_input.fit(text)
+    model.train()(image, text)  # moves the running statistics
+    model.eval()
+    whole = model(image, text)
+    single = [model(image[i:i + 1], text[i:i + 1]) for i in range(40)]
+    for protocol in ("unpaired", "paired"):
+        for side in (0, 1):
+            torch.testing.assert_close(torch.cat([one[protocol][side] for one in single]), whole[protocol][side])
+    other = model(image, torch.randn(40, 7))
+    torch.testing.assert_close(other["unpaired"][0], whole["unpaired"][0])  # an image's code hasn't seen its text
+    assert not torch.allclose(other["paired"][0], whole["paired"][0])
+
+
+def test_a_single_length_keeps_its_codes():
+    torch.manual_seed(0)
+    image, text = torch.randn(30, 12), torch.randn(30, 7)
+    model = HashModel(12, 7, [8, 16, 4], hidden=16).eval()
+    whole = model(image, text)
+    for bits in (8, 16, 4):
+        one = model.single(bits)(image, text)
+        for protocol in whole:
+            torch.testing.assert_close(one[protocol][1], model.split(whole[protocol][1])[bits])
