@@ -139,19 +139,25 @@ class Solver:
         self.hashing = config.task in (1, 3)
         kind = "hash" if self.hashing else "real"
         self.model_dir = Path(config.checkpoint_dir) / kind
-        if config.task in (0, 1):
-            check_writable(self.model_dir, "checkpoint_dir")
         run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
         self.run_dir = Path(config.results_dir) / Path(config.dataset).stem / run_name
-        check_writable(self.run_dir, "results_dir")
 
+        # Everything is checked before the first folder is made.
         self.data = load_dataset(config.dataset, config.data_dir)
         for warning in self.data.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        pairs = len(self.data.train)
-        if config.task in (0, 1) and config.batch_size > pairs:
+        pairs, training = len(self.data.train), config.task in (0, 1)
+        if training and config.batch_size > pairs:
             raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
                              f"{self.data.name}, which has {pairs} pairs; give at most {pairs}")
+        if training and config.resume:
+            checkpoint.check_exists(self.state_path)
+        if not training:
+            for bits in config.hash_lens if self.hashing else [None]:
+                checkpoint.check_exists(self.model_path(bits))
+        if training:
+            check_writable(self.model_dir, "checkpoint_dir")
+        check_writable(self.run_dir, "results_dir")
 
         torch.manual_seed(config.seed)
         if config.task in (0, 1):
@@ -300,8 +306,7 @@ class Solver:
                                               self.config.structure_temperature)
             loss = batch_loss(self.image[rows], self.text[rows], structure)
             if not torch.isfinite(loss):
-                raise InputError(f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: training "
-                                 f"stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature")
+                raise InputError(f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: {ADVICE}")
             self.optimizer.zero_grad()
             loss.backward()
             self.optimizer.step()
@@ -332,6 +337,8 @@ class Solver:
         for start in range(0, len(split), rows):
             image, text = (side[start:start + rows].to(self.device) for side in (split.image, split.text))
             chunks.append(self.model(image, text))
+            if not all(torch.isfinite(side).all() for sides in chunks[-1].values() for side in sides):
+                raise InputError(f"the model's outputs are not finite after epoch {self.epoch}: {ADVICE}")
         return {protocol: tuple(torch.cat([chunk[protocol][side] for chunk in chunks]).cpu() for side in (0, 1))
                 for protocol in chunks[0]}
 
@@ -402,31 +409,36 @@ class Solver:
     def load_state(self) -> None:
         """Go on from the saved state. Raises :class:`InputError` if it is another run's."""
         about = self.about()
-        state = checkpoint.load(self.state_path, {key: about[key] for key in ("dataset", "image_dim", "text_dim",
-                                                                              "fingerprint")})
+        state = checkpoint.load(self.state_path, {key: about[key] for key in SAME_DATA})
         for name, value in about["config"].items():
             if name not in MAY_CHANGE and state["config"].get(name) != value:
                 raise InputError(f"{self.state_path}: --{name} does not match: the interrupted run has "
                                  f"{state['config'].get(name)}, this one {value}; give the same, or start a new run "
                                  f"without --resume")
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
-        self.log, self.history = state["log"], state["history"]
-        torch.set_rng_state(state["random"])
-        if self.device.type == "cuda" and state["random_cuda"] is not None:
-            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        try:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+            self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+            self.log, self.history = state["log"], state["history"]
+            torch.set_rng_state(state["random"])
+            if self.device.type == "cuda" and state["random_cuda"] is not None:
+                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise InputError(f"{self.state_path}: not the state of an interrupted run "
+                             f"({type(error).__name__}: {error}); start without --resume") from error
         say(f"Going on after {self.epoch} epochs and {self.step} steps, from {self.state_path}")
 
     def test(self) -> dict:
         """Test the trained models of the checkpoint folder, one file a code length."""
-        expect = {key: value for key, value in self.about().items()
-                  if key in ("dataset", "image_dim", "text_dim", "fingerprint")}
+        about = self.about()
         figures = {}
         for bits in self.config.hash_lens if self.hashing else [None]:
             path = self.model_path(bits)
-            self.model, content = checkpoint.load_model(path, expect)
+            self.model, content = checkpoint.load_model(path, {key: about[key] for key in SAME_DATA})
+            wanted = HashModel if self.hashing else FusionModel
+            if not isinstance(self.model, wanted):
+                raise InputError(f"{path}: holds a {type(self.model).__name__}, expected a {wanted.__name__}; train again")
             if self.hashing and self.model.hash_lens != [bits]:
                 raise InputError(f"{path}: holds codes of {self.model.hash_lens} bits, expected {bits}; train again")
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
@@ -454,6 +466,8 @@ class Solver:
 
 SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
          ("bit balance", "bit_balance"))  # of an epoch's log, on its line
+ADVICE = "stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature"
+SAME_DATA = ("dataset", "image_dim", "text_dim", "fingerprint")  # in the order that explains most
 MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "resume"}  # between start and resume
 
 
@@ -543,7 +557,7 @@ def parse(argv: list[str] | None = None) -> Config:
         several = isinstance(default, list)
         parser.add_argument(f"--{name}", default=default, nargs="+" if several else None,
                             type=boolean if isinstance(default, bool) else int if several else type(default),
-                            metavar="N" if several or isinstance(default, int) else type(default).__name__.upper(),
+                            metavar="N" if several or type(default) is int else type(default).__name__.upper(),
                             help=f"{HELP[name]} (default: {' '.join(map(str, default)) if several else default!s})")
     return Config(**vars(parser.parse_args(argv)))
 

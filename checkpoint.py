@@ -25,6 +25,13 @@ def save(path: str | os.PathLike, content: dict) -> Path:
     return write_atomically(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 
+def check_exists(path: Path) -> None:
+    """Raise :class:`InputError` if there is no such file."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such checkpoint; train first (--task 0 for real-valued, --task 1 for hash), "
+                         f"or name its folder with --checkpoint_dir")
+
+
 def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
     """Read a checkpoint on the CPU, running no code from it.
 
@@ -36,10 +43,12 @@ def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
             the message names the file, the key, what was found and what was expected.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train first (--task 0 for real-valued, --task 1 for hash), "
-                         f"or name its folder with --checkpoint_dir")
+    check_exists(path)
     try:
+        if zipfile.is_zipfile(path):  # torch.load doesn't compare the checksums
+            with zipfile.ZipFile(path) as archive:
+                if damaged := archive.testzip():
+                    raise ValueError(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(f"{path}: refused: it holds something other than tensors and plain values "

@@ -161,7 +161,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(small):
 ])
 def test_bad_settings_are_refused(small, capsys, more, message):
     assert message in refused(capsys, arguments(small, *more))
-    assert not list(small.rglob("*.pth")) and not list(small.rglob("metrics.json"))
+    assert not (small / "checkpoints").exists() and not (small / "results").exists()
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is here")
@@ -181,6 +181,32 @@ def test_checkpoints_of_something_else_are_refused(small, capsys, tmp_path):
     whole = (folder / "toy_hash_8.pth").read_bytes()
     (folder / "toy_hash_8.pth").write_bytes(whole[:len(whole) // 2])
     assert "damaged" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
+
+
+def test_checkpoints_of_another_kind_are_refused(small, capsys):
+    ICMR.main(arguments(small)), ICMR.main(arguments(small, "--task", "0"))
+    hashed, real = small / "checkpoints" / "hash", small / "checkpoints" / "real" / "toy_fusion.pth"
+    (hashed / "toy_hash_4_8_state.pth").write_bytes((hashed / "toy_hash_4.pth").read_bytes())
+    assert "not the state" in refused(capsys, arguments(small, "--resume"))
+    whole = (hashed / "toy_hash_8.pth").read_bytes()
+    (hashed / "toy_hash_8.pth").write_bytes(real.read_bytes())
+    real.write_bytes(whole)
+    assert "holds a FusionModel" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
+    assert "holds a HashModel" in refused(capsys, arguments(small, "--task", "2"))
+
+
+def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
+    path = checkpoint.save(tmp_path / "model.pth", {"weights": torch.arange(5000.0)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.InputError, match="damaged"):
+        checkpoint.load(path)
+
+
+def test_weights_that_the_last_step_breaks_are_refused(small, capsys):
+    message = refused(capsys, arguments(small, "--epoch", "1", "--lr", "1e38", "--batch_size", "48"))
+    assert "not finite after epoch 1" in message and not list(small.rglob("*.pth"))
 
 
 class Malicious:
