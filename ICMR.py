@@ -432,7 +432,7 @@ class Solver:
     def test(self) -> dict:
         """Test the trained models of the checkpoint folder, one file a code length."""
         about = self.about()
-        figures = {}
+        figures, epochs = {}, {}
         for bits in self.config.hash_lens if self.hashing else [None]:
             path = self.model_path(bits)
             self.model, content = checkpoint.load_model(path, {key: about[key] for key in SAME_DATA})
@@ -444,7 +444,11 @@ class Solver:
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
             self.model.to(self.device)
             self.epoch, self.scale_max = content["epoch"], content["config"]["scale_max"]
+            epochs[bits] = self.epoch
             figures.update(self.evaluate())
+        if len(set(epochs.values())) > 1:
+            found = ", ".join(f"{bits} bits: {epoch}" for bits, epoch in epochs.items())
+            print(f"warning: these models were trained for different numbers of epochs ({found})", file=sys.stderr)
         return figures
 
     # --- results ------------------------------------------------------------------------------------------------------

@@ -90,6 +90,14 @@ def test_a_tested_checkpoint_gives_the_figures_of_training(small, train, test):
     assert ICMR.main(arguments(small, "--task", test))["final"] == trained["final"]
 
 
+def test_models_of_different_trainings_are_tested_with_a_warning(small, capsys):
+    ICMR.main(arguments(small))
+    ICMR.main(arguments(small, "--hash_lens", "4", "--epoch", "1"))
+    capsys.readouterr()
+    ICMR.main(arguments(small, "--task", "3"))
+    assert "4 bits: 1, 8 bits: 3" in capsys.readouterr().err
+
+
 def test_ucmfhs_fusion_trains_and_tests(small):
     trained = ICMR.main(arguments(small, "--fusion", "transformer", "--batch_norm", "false", "--centre", "false"))
     assert ICMR.main(arguments(small, "--task", "3"))["final"] == trained["final"]
