@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import checkpoint
 import metric
-from errors import InputError, exit_on_bad_input
+from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from load_data import Dataset, Split, load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
@@ -136,7 +136,8 @@ class Solver:
         self.scale_min, self.scale_max = config.scale_min, config.scale_max
 
         self.device = choose_device(config.device)
-        self.hashing = config.task in (1, 3)
+        self.training, self.hashing = config.task in (0, 1), config.task in (1, 3)
+        self.lengths = config.hash_lens if self.hashing else [None]  # one checkpoint each
         kind = "hash" if self.hashing else "real"
         self.model_dir = Path(config.checkpoint_dir) / kind
         run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
@@ -146,24 +147,24 @@ class Solver:
         self.data = load_dataset(config.dataset, config.data_dir)
         for warning in self.data.warnings:
             print(f"warning: {warning}", file=sys.stderr)
-        pairs, training = len(self.data.train), config.task in (0, 1)
-        if training and config.batch_size > pairs:
+        pairs = len(self.data.train)
+        if self.training and config.batch_size > pairs:
             raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
                              f"{self.data.name}, which has {pairs} pairs; give at most {pairs}")
-        if training and config.resume:
-            checkpoint.check_exists(self.state_path)
-        if not training:
-            for bits in config.hash_lens if self.hashing else [None]:
-                checkpoint.check_exists(self.model_path(bits))
-        if training:
+        if self.training:
+            if config.resume:
+                checkpoint.check_exists(self.state_path)
             check_writable(self.model_dir, "checkpoint_dir")
+        else:
+            for bits in self.lengths:
+                checkpoint.check_exists(self.model_path(bits))
         check_writable(self.run_dir, "results_dir")
 
         torch.manual_seed(config.seed)
-        if config.task in (0, 1):
+        if self.training:
             self.build()
         self.epoch = self.step = 0  # what is done: whole epochs, and steps of the epoch after them
-        self.sums: dict[str, float] = {}  # of the epoch in progress
+        self.sums: dict[str, Tensor] = {}  # of the epoch in progress
         self.log: list[dict] = []  # one entry an epoch
         self.history: list[dict] = []  # one entry an evaluation
         self.seconds = 0.0  # of training
@@ -199,7 +200,7 @@ class Solver:
 
     def train(self) -> dict:
         """Run the task: train where it trains, then test, and write the results. Returns what metrics.json holds."""
-        if self.config.task in (0, 1):
+        if self.training:
             self.fit()
         else:
             say("Final Testing...")
@@ -252,7 +253,7 @@ class Solver:
 
     def trainhash(self, scale: float) -> float:
         """Train the hash functions for one epoch at ``scale``; returns its mean loss."""
-        return self.train_epoch(lambda image, text, structure: self.hash_loss(image, text, structure, scale), scale=scale)
+        return self.train_epoch(lambda *batch: self.hash_loss(*batch, scale), scale=scale)
 
     def trainfusion(self) -> float:
         """Train the real-valued fusion for one epoch; returns its mean loss."""
@@ -373,7 +374,7 @@ class Solver:
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
-    def model_path(self, bits: int | None = None) -> Path:
+    def model_path(self, bits: int | None) -> Path:
         """UCMFH's file names: ``real/<dataset>_fusion.pth`` and ``hash/<dataset>_hash_<bits>.pth``."""
         return self.model_dir / f"{self.data.name}_{'fusion' if bits is None else f'hash_{bits}'}.pth"
 
@@ -392,11 +393,9 @@ class Solver:
 
     def save(self) -> None:
         """Save the trained model, one file a code length."""
-        if self.hashing:
-            for bits in self.config.hash_lens:
-                checkpoint.save_model(self.model_path(bits), self.model.single(bits), **self.about())
-        else:
-            checkpoint.save_model(self.model_path(), self.model, **self.about())
+        for bits in self.lengths:
+            model = self.model.single(bits) if self.hashing else self.model
+            checkpoint.save_model(self.model_path(bits), model, **self.about())
 
     def save_state(self) -> None:
         """Save everything that the rest of the run depends on."""
@@ -433,7 +432,7 @@ class Solver:
         """Test the trained models of the checkpoint folder, one file a code length."""
         about = self.about()
         figures, epochs = {}, {}
-        for bits in self.config.hash_lens if self.hashing else [None]:
+        for bits in self.lengths:
             path = self.model_path(bits)
             self.model, content = checkpoint.load_model(path, {key: about[key] for key in SAME_DATA})
             wanted = HashModel if self.hashing else FusionModel
@@ -536,13 +535,6 @@ def table(results: dict) -> list[str]:
         lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
                      + ("" if error is None else f"   {error:.3f}"))
     return lines + [""]
-
-
-class Parser(argparse.ArgumentParser):
-    """An argument parser that reports bad arguments as bad input."""
-
-    def error(self, message: str) -> None:
-        raise InputError(f"{message}; see --help")
 
 
 def parse(argv: list[str] | None = None) -> Config:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import argparse
 import functools
 import sys
-from typing import Callable
+from typing import Callable, NoReturn
 
 
 class InputError(ValueError):
@@ -12,6 +13,13 @@ class InputError(ValueError):
 
     The message is one line: what is wrong, where (file, key, setting), what was found and what was expected.
     """
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser whose complaints are bad input like any other: one line, without the usage text."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
 
 
 def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:

@@ -33,7 +33,7 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-from errors import InputError, exit_on_bad_input
+from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 
 if TYPE_CHECKING:
@@ -374,13 +374,8 @@ def _text(where: str, key: str, fields: object) -> str:
 # --- command line -------------------------------------------------------------------------------------------
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:
-        raise InputError(f"{message}; see {self.prog} --help")
-
-
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = _Parser(description=__doc__.splitlines()[0])
+    parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     drawings = commands.add_parser("openmoji", help="make data/openmoji/openmoji.h5 again")
     drawings.add_argument("--package", type=Path,

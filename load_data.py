@@ -8,7 +8,6 @@ as one HDF5 file.
 
 from __future__ import annotations
 
-import argparse
 import difflib
 import functools
 import hashlib
@@ -23,7 +22,7 @@ import numpy as np
 import torch
 
 from array_files import READERS, Array, block_rows, library_errors, open_arrays, read_pickle, wrap
-from errors import InputError, exit_on_bad_input
+from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
 
 T = TypeVar("T")
@@ -502,7 +501,7 @@ def _describe(dataset: Dataset) -> str:
 
 @exit_on_bad_input
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="Check a data set and print what is in it.")
+    parser = Parser(description="Check a data set and print what is in it.")
     parser.add_argument("dataset", help="the name of a folder in --data_dir, or a path")
     parser.add_argument("--data_dir", default="data", help="where the data sets are (default: data)")
     parser.add_argument("--convert", metavar="OUT.h5", help="also write the data set as one HDF5 file")
