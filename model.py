@@ -220,6 +220,17 @@ class HashModel(nn.Module):
         text = None if text is None else self.text_input(text)
         return (image, text) if self.FuseTrans is None else self.FuseTrans(image, text)
 
+    def encode(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:
+        """x of ``tanh(scale * x)``, (n, bits of all lengths), of items with an image, a text, or both (the sum of the two
+        sides' x over sqrt(2)).
+        """
+        features = self.fuse(image, text)
+        if text is None:
+            return self.ImageMlp.project(features[0])
+        if image is None:
+            return self.TextMlp.project(features[1])
+        return (self.ImageMlp.project(features[0]) + self.TextMlp.project(features[1])) / 2**0.5
+
     def forward(self, image: Tensor, text: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """x of ``tanh(scale * x)`` of images and texts by protocol: ``unpaired`` (each alone), ``paired`` (with both).
         """

@@ -85,3 +85,14 @@ def test_a_single_length_keeps_its_codes():
         one = model.single(bits)(image, text)
         for protocol in whole:
             torch.testing.assert_close(one[protocol][1], model.split(whole[protocol][1])[bits])
+
+
+@pytest.mark.parametrize("fusion", ["late", "transformer"])
+def test_encode_takes_an_item_as_it_comes(fusion):
+    torch.manual_seed(0)
+    image, text = torch.randn(30, 12), torch.randn(30, 7)
+    model = HashModel(12, 7, [8, 4], fusion=fusion, hidden=16).eval()
+    whole = model(image, text)
+    torch.testing.assert_close(model.encode(image=image), whole["unpaired"][0])
+    torch.testing.assert_close(model.encode(text=text), whole["unpaired"][1])
+    torch.testing.assert_close(model.encode(image, text), sum(whole["paired"]) / (2 if fusion == "late" else 2**0.5))
