@@ -20,7 +20,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
@@ -331,17 +331,35 @@ class Solver:
     # --- testing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def encode(self, split: Split, rows: int = 8192) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """The model's image and text outputs of a split by protocol, (n, bits of all lengths) or (n, width)."""
+    def outputs(self, split: Split, rows: int = 8192) -> Iterator[dict[str, list[Tensor]]]:
+        """The model's outputs for a split, ``rows`` items at a time, by protocol: ``[images, texts]``, or one tensor
+        where both sides are the same.
+        """
         self.model.eval()
-        chunks = []
         for start in range(0, len(split), rows):
             image, text = (side[start:start + rows].to(self.device) for side in (split.image, split.text))
-            chunks.append(self.model(image, text))
-            if not all(torch.isfinite(side).all() for sides in chunks[-1].values() for side in sides):
+            chunk = {protocol: list(sides[:1] if sides[0] is sides[1] else sides)
+                     for protocol, sides in self.model(image, text).items()}
+            if not all(torch.isfinite(side).all() for sides in chunk.values() for side in sides):
                 raise InputError(f"the model's outputs are not finite after epoch {self.epoch}: {ADVICE}")
-        return {protocol: tuple(torch.cat([chunk[protocol][side] for chunk in chunks]).cpu() for side in (0, 1))
-                for protocol in chunks[0]}
+            yield chunk
+
+    def encode(self, split: Split) -> tuple[dict[str, list[Tensor]], Tensor]:
+        """The +-1 codes of a split, all lengths side by side, and how far its unpaired codes are from their signs.
+
+        Returns:
+            By protocol ``[images, texts]``, or one tensor where both are the same, int8 (n, bits of all lengths);
+            and for each bit the sum over images and texts of (abs(tanh(scale * x)) - 1)^2 at the largest scale, float64.
+        """
+        scale = self.scale_max if self.model.ImageMlp.use_progressive else 1.0
+        codes: dict[str, list[list[Tensor]]] = {}
+        error = torch.zeros(sum(self.model.hash_lens), dtype=torch.float64)
+        for chunk in self.outputs(split):  # what is kept of it takes a byte for each bit
+            for protocol, sides in chunk.items():
+                codes.setdefault(protocol, []).append([(2 * (x >= 0).to(torch.int8) - 1).cpu() for x in sides])
+            for x in chunk["unpaired"]:
+                error += ((torch.tanh(scale * x).abs() - 1) ** 2).sum(dim=0, dtype=torch.float64).cpu()
+        return {protocol: [torch.cat(side) for side in zip(*chunks)] for protocol, chunks in codes.items()}, error
 
     def evaluate(self) -> dict:
         """mAP of both directions in both protocols: ``["16"]["unpaired"]["i2t"]["map@50"]``; ``"real"`` for fusion.
@@ -349,28 +367,34 @@ class Solver:
         The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
-        query, retrieval = self.encode(self.data.query), self.encode(self.data.retrieval)
+        return self.evaluate_codes() if self.hashing else {"real": self.evaluate_real()}
+
+    def evaluate_codes(self) -> dict:
+        data, model = self.data, self.model
+        (query, _), (retrieval, error) = self.encode(data.query), self.encode(data.retrieval)
+        rankings = {(bits, protocol, way): (code.numpy(), model.split(retrieval[protocol][item])[bits].numpy())
+                    for protocol, sides in query.items() for way, (side, item) in WAYS.items()
+                    if way == "i2t" or len(sides) == 2  # otherwise t2i is the same ranking
+                    for bits, code in model.split(sides[side]).items()}
+        histograms = metric.hamming_histograms(list(rankings.values()), data.query.label, data.retrieval.label)
+        found = {ranking: {"map": metric.map_from_histogram(histogram),
+                           "map@50": metric.map_from_histogram(histogram, 50)}
+                 for ranking, histogram in zip(rankings, histograms)}
+        balance = sum(side.sum(dim=0) for side in retrieval["unpaired"]).abs().double()
+        outputs = 2 * len(data.retrieval)
+        return {str(bits): {
+            **{protocol: {way: dict(found.get((bits, protocol, way)) or found[bits, protocol, "i2t"]) for way in WAYS}
+               for protocol in query},
+            "quantization_error": float(model.split(error[None])[bits].mean() / outputs),
+            "bit_balance": float(model.split(balance[None])[bits].mean() / outputs)} for bits in model.hash_lens}
+
+    def evaluate_real(self) -> dict:
         labels = self.data.query.label.numpy(), self.data.retrieval.label.numpy()
-
-        def both_directions(score: Callable, outputs: Callable[[Tensor], np.ndarray]) -> dict:
-            result = {}
-            for protocol in query:
-                sides = [outputs(side) for side in (*query[protocol], *retrieval[protocol])]
-                result[protocol] = {"i2t": score(sides[0], sides[3], *labels),
-                                    "t2i": score(sides[1], sides[2], *labels)}
-            return result
-
-        if not self.hashing:
-            return {"real": both_directions(metric.evaluate_cosine, Tensor.numpy)}
-        scale = self.scale_max if self.model.ImageMlp.use_progressive else 1.0
-        figures = {}
-        for bits in self.model.hash_lens:
-            figures[str(bits)] = both_directions(
-                metric.evaluate, lambda x: metric.sign_codes(self.model.split(x)[bits].numpy()))
-            codes = torch.cat([torch.tanh(scale * self.model.split(x)[bits]) for x in retrieval["unpaired"]]).numpy()
-            figures[str(bits)]["quantization_error"] = metric.quantization_error(codes)
-            figures[str(bits)]["bit_balance"] = metric.bit_balance(metric.sign_codes(codes))
-        return figures
+        query, retrieval = ({protocol: [torch.cat(side).numpy() for side in zip(*(chunk[protocol] for chunk in chunks))]
+                             for protocol in chunks[0]}
+                            for chunks in (list(self.outputs(split)) for split in (self.data.query, self.data.retrieval)))
+        return {protocol: {way: metric.evaluate_cosine(sides[side], retrieval[protocol][item], *labels)
+                           for way, (side, item) in WAYS.items()} for protocol, sides in query.items()}
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -470,6 +494,7 @@ class Solver:
 SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
          ("bit balance", "bit_balance"))  # of an epoch's log, on its line
 ADVICE = "stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature"
+WAYS = {"i2t": (0, -1), "t2i": (-1, 0)}  # the sides of query and item: images first, texts last
 SAME_DATA = ("dataset", "image_dim", "text_dim", "fingerprint")  # in the order that explains most
 MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "resume"}  # between start and resume
 

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from errors import InputError
 
 _ROWS = 32768  # items handled at once: scratch that stays in the cache, whatever the size of the database
+_QUERIES = 64  # queries whose relevant items are looked up at once
 
 
 # ---------------------------------------------------------------------------------------------- codes
@@ -70,18 +71,34 @@ def hamming_histogram(query_codes: ArrayLike, retrieval_codes: ArrayLike,
     Returns ``count[query, distance, relevant]``, int64 (queries, bits + 1, 2). Beyond the packed data and the
     result, memory is a few megabytes whatever the sizes. Counts over parts of a database add up to the whole.
     """
-    query, retrieval, query_labels, retrieval_labels, bits = _pack_all(
-        query_codes, retrieval_codes, query_labels, retrieval_labels)
-    key_type = np.min_scalar_type(2 * bits + 1)
-    histogram = np.zeros((query.shape[1], 2 * (bits + 1)), np.int64)
-    for start in range(0, retrieval.shape[1], _ROWS):
-        items, item_labels = retrieval[:, start:start + _ROWS], retrieval_labels[:, start:start + _ROWS]
-        for counts, code, label in zip(histogram, query.T, query_labels.T):
-            key = _distance(code, items).astype(key_type, copy=False)
-            key *= 2
-            key += _relevant(label, item_labels)
-            counts += np.bincount(key, minlength=len(counts))
-    return histogram.reshape(-1, bits + 1, 2)
+    return hamming_histograms([(query_codes, retrieval_codes)], query_labels, retrieval_labels)[0]
+
+
+def hamming_histograms(rankings: Sequence[tuple[ArrayLike, ArrayLike]],
+                       query_labels: ArrayLike, retrieval_labels: ArrayLike) -> list[np.ndarray]:
+    """``hamming_histogram`` of several rankings of the same items for the same queries, in one pass over the labels.
+
+    Each ranking is a pair (query codes, retrieval codes); the code lengths may differ.
+    """
+    query_labels, retrieval_labels = _pack_pair("labels", query_labels, retrieval_labels, negative=0)[:2]
+    tables = []
+    for codes in rankings:
+        query, retrieval, bits = _pack_pair("codes", *codes, negative=-1)
+        _same_rows("query", query, query_labels), _same_rows("retrieval", retrieval, retrieval_labels)
+        tables.append((query, retrieval, np.zeros((query.shape[1], 2 * (bits + 1)), np.int64)))
+    for start in range(0, retrieval_labels.shape[1], _ROWS):
+        items = slice(start, start + _ROWS)
+        for first in range(0, query_labels.shape[1], _QUERIES):
+            some = slice(first, first + _QUERIES)
+            relevant = [_relevant(label, retrieval_labels[:, items]) for label in query_labels[:, some].T]
+            for query, retrieval, histogram in tables:
+                key_type = np.min_scalar_type(histogram.shape[1] - 1)
+                for counts, code, shared in zip(histogram[some], query[:, some].T, relevant):
+                    key = _distance(code, retrieval[:, items]).astype(key_type, copy=False)
+                    key *= 2
+                    key += shared
+                    counts += np.bincount(key, minlength=len(counts))
+    return [histogram.reshape(len(histogram), -1, 2) for _, _, histogram in tables]
 
 
 def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
@@ -311,15 +328,27 @@ def _pack(name, values, negative):
 
 def _pack_all(query_codes, retrieval_codes, query_labels, retrieval_labels):
     """Check the four arrays; return them as words (words, n), and the number of bits."""
-    names = "query codes", "retrieval codes", "query labels", "retrieval labels"
-    arrays = [_matrix(name, value) for name, value in
-              zip(names, (query_codes, retrieval_codes, query_labels, retrieval_labels))]
-    for a, b, axis, what in (0, 1, 1, "bits"), (2, 3, 1, "classes"), (0, 2, 0, "rows"), (1, 3, 0, "rows"):
-        if arrays[a].shape[axis] != arrays[b].shape[axis]:
-            raise InputError(f"{names[a]} have {arrays[a].shape[axis]} {what} and {names[b]} "
-                             f"{arrays[b].shape[axis]}, expected as many")
-    words = [_words(_pack(*each)) for each in zip(names, arrays, (-1, -1, 0, 0))]
-    return *words, arrays[0].shape[1]
+    query, retrieval, bits = _pack_pair("codes", query_codes, retrieval_codes, negative=-1)
+    query_labels, retrieval_labels, _ = _pack_pair("labels", query_labels, retrieval_labels, negative=0)
+    _same_rows("query", query, query_labels), _same_rows("retrieval", retrieval, retrieval_labels)
+    return query, retrieval, query_labels, retrieval_labels, bits
+
+
+def _pack_pair(what, query, retrieval, negative):
+    """Check the codes or labels of both sides; return them as words (words, n), and their number of columns."""
+    query, retrieval = _matrix(f"query {what}", query), _matrix(f"retrieval {what}", retrieval)
+    columns = query.shape[1], retrieval.shape[1]
+    if columns[0] != columns[1]:
+        unit = "bits" if what == "codes" else "classes"
+        raise InputError(f"query {what} have {columns[0]} {unit} and retrieval {what} {columns[1]}, expected as many")
+    query, retrieval = _pack(f"query {what}", query, negative), _pack(f"retrieval {what}", retrieval, negative)
+    return _words(query), _words(retrieval), columns[0]
+
+
+def _same_rows(side, codes, labels):
+    if codes.shape[1] != labels.shape[1]:
+        raise InputError(f"{side} codes have {codes.shape[1]} rows and {side} labels {labels.shape[1]}, "
+                         f"expected as many")
 
 
 def _matrix(name, value):
