@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ from tqdm import tqdm
 
 import checkpoint
 import metric
+import parallel
+import precision
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from load_data import Dataset, Split, load_dataset
@@ -76,6 +79,7 @@ class Config:
         self.lr_fusion = 1e-4  # of the fusion Transformer
         self.seed = 0
         self.device = "auto"
+        self.precision = "auto"  # of the networks' layers in training; the loss and the tests are in float32
 
         # The results
         self.eval_every = 10
@@ -114,6 +118,7 @@ class Config:
         require(self.scale_schedule in SCHEDULES, "scale_schedule", f"one of {', '.join(SCHEDULES)}")
         require(self.loss in ("contrastive", "balanced"), "loss", "contrastive or balanced")
         require(self.fusion in ("late", "transformer"), "fusion", "late or transformer")
+        require(self.precision in precision.SETTINGS, "precision", f"one of {', '.join(precision.SETTINGS)}")
         require(self.task in (0, 1, 2, 3), "task", "0 (train real), 1 (train hash), 2 (test real) or 3 (test hash)")
         require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1")
         require(bool(self.hash_lens) and all(type(b) is int and b >= 1 for b in self.hash_lens)
@@ -146,29 +151,47 @@ class Solver:
         # Everything is checked before the first folder is made.
         self.data = load_dataset(config.dataset, config.data_dir)
         for warning in self.data.warnings:
-            print(f"warning: {warning}", file=sys.stderr)
+            warn(warning)
         pairs = len(self.data.train)
         if self.training and config.batch_size > pairs:
             raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
                              f"{self.data.name}, which has {pairs} pairs; give at most {pairs}")
+        if self.training and config.batch_size % parallel.size():
+            raise InputError(f"--batch_size {config.batch_size}: the batch is shared by {parallel.size()} processes; "
+                             f"give a multiple of {parallel.size()}")
+        writes = parallel.rank() == 0
         if self.training:
             if config.resume:
                 checkpoint.check_exists(self.state_path)
-            check_writable(self.model_dir, "checkpoint_dir")
+            if writes:
+                check_writable(self.model_dir, "checkpoint_dir")
         else:
             for bits in self.lengths:
                 checkpoint.check_exists(self.model_path(bits))
-        check_writable(self.run_dir, "results_dir")
+        if writes:
+            check_writable(self.run_dir, "results_dir")
 
         torch.manual_seed(config.seed)
         if self.training:
             self.build()
+            self.precision, self.speedup = precision.choose(config.precision, self.model, config.batch_size, self.device)
+            if self.hashing:
+                for head in (self.model.ImageMlp, self.model.TextMlp):
+                    head.tohash.register_forward_hook(whole_batch)
+            self.seed_process()
+        else:
+            self.precision, self.speedup = "float32", None
         self.epoch = self.step = 0  # what is done: whole epochs, and steps of the epoch after them
         self.sums: dict[str, Tensor] = {}  # of the epoch in progress
         self.log: list[dict] = []  # one entry an epoch
         self.history: list[dict] = []  # one entry an evaluation
         self.seconds = 0.0  # of training
         self.stop_signal: int | None = None
+
+    def seed_process(self, epoch: int = 0, step: int = 0) -> None:
+        """Give every process but the first, whose random numbers are those of a run of one, its own dropout and noise."""
+        if parallel.rank():
+            torch.manual_seed(derived_seed(self.config.seed, epoch, step, parallel.rank()))
 
     def build(self) -> None:
         """Make the model, its loss and its optimizer, sizes following the data."""
@@ -206,6 +229,8 @@ class Solver:
             say("Final Testing...")
             figures = self.test()
             self.history.append({"epoch": self.epoch, **figures})
+        if parallel.rank():
+            return {}
         return self.report()
 
     def fit(self) -> None:
@@ -220,7 +245,7 @@ class Solver:
         handlers = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         # disable=None: no bar where standard error is not a terminal
         self.bar = tqdm(total=config.epoch * steps, initial=self.epoch * steps + self.step, unit="step", leave=False,
-                        dynamic_ncols=True, disable=None)
+                        dynamic_ncols=True, disable=True if parallel.rank() else None)
         try:
             while self.epoch < config.epoch:
                 progress = self.epoch / max(config.epoch - 1, 1)
@@ -244,12 +269,13 @@ class Solver:
             command = shlex.join([os.path.basename(sys.executable), *sys.argv])
             say(f"Stopped in epoch {self.epoch + 1} after {self.step} of its {steps} steps; the state is saved. "
                 f"To go on: {command}{'' if config.resume else ' --resume'}")
-            raise SystemExit(128 + self.stop_signal) from None
+            raise SystemExit(128 + (self.stop_signal or signal.SIGTERM)) from None
         finally:
             self.bar.close()
             for number, handler in handlers.items():
                 signal.signal(number, handler)
         self.save()
+        say(precision.described(self.precision, self.speedup))
 
     def trainhash(self, scale: float) -> float:
         """Train the hash functions for one epoch at ``scale``; returns its mean loss."""
@@ -258,7 +284,8 @@ class Solver:
     def trainfusion(self) -> float:
         """Train the real-valued fusion for one epoch; returns its mean loss."""
         def loss(image: Tensor, text: Tensor, structure: Tensor | None) -> Tensor:
-            return sum(self.criterion(*sides, structure) for sides in self.model(image, text).values())
+            return sum(self.criterion(*map(parallel.gather, sides), structure)
+                       for sides in self.model(image, text).values())
 
         return self.train_epoch(loss)
 
@@ -272,7 +299,7 @@ class Solver:
         pairs = (code.chunk(2) for code in model.split(codes).values())
         loss = sum(self.criterion(*pair, structure) for pair in pairs) / len(config.hash_lens)
         if config.fusion == "transformer":
-            loss = self.criterion(*features, structure) + 0.5 * loss
+            loss = self.criterion(*map(parallel.gather, features), structure) + 0.5 * loss
         return loss
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
@@ -291,13 +318,14 @@ class Solver:
         """One epoch, or the rest of one that was interrupted. Appends to ``log`` and returns the mean loss.
 
         The order of the pairs depends on the seed and the epoch alone. The pairs left over after the last whole batch
-        sit out this epoch; the next shuffle leaves out others.
+        sit out this epoch; the next shuffle leaves out others. Nothing waits for the device before the epoch is over.
         """
         started = time.perf_counter()
         batch, pairs = self.config.batch_size, len(self.image)
-        shuffle = torch.Generator().manual_seed(epoch_seed(self.config.seed, self.epoch))
+        shuffle = torch.Generator().manual_seed(derived_seed(self.config.seed, self.epoch))
         order = torch.randperm(pairs, generator=shuffle).to(self.device)
         steps = pairs // batch
+        losses: list[Tensor] = []
         self.model.train()
         while self.step < steps:
             rows = order[self.step * batch:(self.step + 1) * batch]
@@ -305,24 +333,35 @@ class Solver:
             if self.config.structure_weight:
                 structure = structure_targets(*(side[rows] for side in self.structure),
                                               self.config.structure_temperature)
-            loss = batch_loss(self.image[rows], self.text[rows], structure)
-            if not torch.isfinite(loss):
-                raise InputError(f"the loss is {loss.item()} in epoch {self.epoch + 1}, step {self.step + 1}: {ADVICE}")
+            rows = rows[parallel.part(batch)]
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+                loss = batch_loss(self.image[rows], self.text[rows], structure)
             self.optimizer.zero_grad()
             loss.backward()
+            stop = parallel.average_gradients(self.model.parameters(), self.stop_signal is not None)
             self.optimizer.step()
+            losses.append(loss.detach())
             self.add("loss", loss)
             self.step += 1
             self.bar.update()
-            if self.stop_signal is not None:
+            if stop:
+                self.check_losses(losses)
                 self.seconds += time.perf_counter() - started
                 raise Stopped
+        self.check_losses(losses)
         means = {name: float(total) / steps for name, total in self.sums.items()}
         seconds = time.perf_counter() - started
         self.seconds += seconds
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.log.append({"epoch": self.epoch, **entry, **means, "seconds": seconds})
         return means["loss"]
+
+    def check_losses(self, losses: list[Tensor]) -> None:
+        """Raise :class:`InputError` if one of the last steps' losses is not finite."""
+        values = torch.stack(losses).tolist()
+        for step, value in enumerate(values, start=self.step - len(values) + 1):
+            if not np.isfinite(value):
+                raise InputError(f"the loss is {value} in epoch {self.epoch + 1}, step {step}: {ADVICE}")
 
     def ask_to_stop(self, number: int, frame) -> None:
         self.stop_signal = number
@@ -331,20 +370,22 @@ class Solver:
     # --- testing ------------------------------------------------------------------------------------------------------
 
     @torch.no_grad()
-    def outputs(self, split: Split, rows: int = 8192) -> Iterator[dict[str, list[Tensor]]]:
-        """The model's outputs for a split, ``rows`` items at a time, by protocol: ``[images, texts]``, or one tensor
-        where both sides are the same.
+    def outputs(self, split: Split, part: slice = slice(None),
+                rows: int = 8192) -> Iterator[dict[str, list[Tensor]]]:
+        """The model's outputs for a split, or a part of it, ``rows`` items at a time, by protocol: ``[images, texts]``,
+        or one tensor where both sides are the same.
         """
         self.model.eval()
-        for start in range(0, len(split), rows):
-            image, text = (side[start:start + rows].to(self.device) for side in (split.image, split.text))
+        images, texts = split.image[part], split.text[part]
+        for start in range(0, len(images), rows):
+            image, text = (side[start:start + rows].to(self.device) for side in (images, texts))
             chunk = {protocol: list(sides[:1] if sides[0] is sides[1] else sides)
                      for protocol, sides in self.model(image, text).items()}
             if not all(torch.isfinite(side).all() for sides in chunk.values() for side in sides):
                 raise InputError(f"the model's outputs are not finite after epoch {self.epoch}: {ADVICE}")
             yield chunk
 
-    def encode(self, split: Split) -> tuple[dict[str, list[Tensor]], Tensor]:
+    def encode(self, split: Split, part: slice = slice(None)) -> tuple[dict[str, list[Tensor]], Tensor]:
         """The +-1 codes of a split, all lengths side by side, and how far its unpaired codes are from their signs.
 
         Returns:
@@ -354,7 +395,7 @@ class Solver:
         scale = self.scale_max if self.model.ImageMlp.use_progressive else 1.0
         codes: dict[str, list[list[Tensor]]] = {}
         error = torch.zeros(sum(self.model.hash_lens), dtype=torch.float64)
-        for chunk in self.outputs(split):  # what is kept of it takes a byte for each bit
+        for chunk in self.outputs(split, part):  # what is kept of it takes a byte for each bit
             for protocol, sides in chunk.items():
                 codes.setdefault(protocol, []).append([(2 * (x >= 0).to(torch.int8) - 1).cpu() for x in sides])
             for x in chunk["unpaired"]:
@@ -371,30 +412,41 @@ class Solver:
 
     def evaluate_codes(self) -> dict:
         data, model = self.data, self.model
-        (query, _), (retrieval, error) = self.encode(data.query), self.encode(data.retrieval)
+        part = parallel.part(len(data.retrieval))  # of the database; the counts of its parts add up
+        (query, _), (retrieval, error) = self.encode(data.query), self.encode(data.retrieval, part)
         rankings = {(bits, protocol, way): (code.numpy(), model.split(retrieval[protocol][item])[bits].numpy())
                     for protocol, sides in query.items() for way, (side, item) in WAYS.items()
                     if way == "i2t" or len(sides) == 2  # otherwise t2i is the same ranking
                     for bits, code in model.split(sides[side]).items()}
-        histograms = metric.hamming_histograms(list(rankings.values()), data.query.label, data.retrieval.label)
+        histograms = map(parallel.total, metric.hamming_histograms(list(rankings.values()), data.query.label,
+                                                                   data.retrieval.label[part]))
         found = {ranking: {"map": metric.map_from_histogram(histogram),
                            "map@50": metric.map_from_histogram(histogram, 50)}
                  for ranking, histogram in zip(rankings, histograms)}
-        balance = sum(side.sum(dim=0) for side in retrieval["unpaired"]).abs().double()
-        outputs = 2 * len(data.retrieval)
+        signs = sum(side.sum(dim=0) for side in retrieval["unpaired"])
+        error, balance = parallel.total(error.numpy()), np.abs(parallel.total(signs.numpy()))
+        statistics = model.split(torch.tensor(np.stack([error, balance])) / (2 * len(data.retrieval)))
         return {str(bits): {
             **{protocol: {way: dict(found.get((bits, protocol, way)) or found[bits, protocol, "i2t"]) for way in WAYS}
                for protocol in query},
-            "quantization_error": float(model.split(error[None])[bits].mean() / outputs),
-            "bit_balance": float(model.split(balance[None])[bits].mean() / outputs)} for bits in model.hash_lens}
+            "quantization_error": float(statistics[bits][0].mean()),
+            "bit_balance": float(statistics[bits][1].mean())} for bits in model.hash_lens}
 
     def evaluate_real(self) -> dict:
-        labels = self.data.query.label.numpy(), self.data.retrieval.label.numpy()
-        query, retrieval = ({protocol: [torch.cat(side).numpy() for side in zip(*(chunk[protocol] for chunk in chunks))]
+        """As :meth:`evaluate`, by cosine: every process ranks the whole database for its part of the queries."""
+        data, part = self.data, parallel.part(len(self.data.query))
+        query, retrieval = ({protocol: [torch.cat(side).numpy(force=True) for side in zip(*map(itemgetter(protocol), chunks))]
                              for protocol in chunks[0]}
-                            for chunks in (list(self.outputs(split)) for split in (self.data.query, self.data.retrieval)))
-        return {protocol: {way: metric.evaluate_cosine(sides[side], retrieval[protocol][item], *labels)
-                           for way, (side, item) in WAYS.items()} for protocol, sides in query.items()}
+                            for chunks in (list(self.outputs(data.query, part)), list(self.outputs(data.retrieval))))
+        figures = {}
+        for protocol, sides in query.items():
+            figures[protocol] = {}
+            for way, (side, item) in WAYS.items():
+                found = metric.evaluate_cosine(sides[side], retrieval[protocol][item], data.query.label[part],
+                                               data.retrieval.label)
+                sums = parallel.total(np.array(list(found.values())) * len(sides[side]))
+                figures[protocol][way] = dict(zip(found, (sums / len(data.query)).tolist()))
+        return figures
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -417,17 +469,22 @@ class Solver:
 
     def save(self) -> None:
         """Save the trained model, one file a code length."""
+        if parallel.rank():
+            return
         for bits in self.lengths:
             model = self.model.single(bits) if self.hashing else self.model
             checkpoint.save_model(self.model_path(bits), model, **self.about())
 
     def save_state(self) -> None:
         """Save everything that the rest of the run depends on."""
-        cuda = torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None
+        random = parallel.of_all(torch.get_rng_state())  # one a process
+        random_cuda = parallel.of_all(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else []
+        if parallel.rank():
+            return
         checkpoint.save(self.state_path, {
             **self.about(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "step": self.step, "sums": self.sums, "log": self.log, "history": self.history, "seconds": self.seconds,
-            "random": torch.get_rng_state(), "random_cuda": cuda})
+            "precision": self.precision, "random": random, "random_cuda": random_cuda})
 
     def load_state(self) -> None:
         """Go on from the saved state. Raises :class:`InputError` if it is another run's."""
@@ -444,9 +501,14 @@ class Solver:
             self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
             self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
             self.log, self.history = state["log"], state["history"]
-            torch.set_rng_state(state["random"])
-            if self.device.type == "cuda" and state["random_cuda"] is not None:
-                torch.cuda.set_rng_state(state["random_cuda"], self.device)
+            if self.config.precision == "auto":
+                self.precision = state["precision"]
+            self.seed_process(self.epoch, self.step)  # for processes that the interrupted run didn't have
+            for random in state["random"][parallel.rank():][:1]:
+                torch.set_rng_state(random)
+            for random in state["random_cuda"][parallel.rank():][:1]:
+                if self.device.type == "cuda":
+                    torch.cuda.set_rng_state(random, self.device)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise InputError(f"{self.state_path}: not the state of an interrupted run "
                              f"({type(error).__name__}: {error}); start without --resume") from error
@@ -471,7 +533,7 @@ class Solver:
             figures.update(self.evaluate())
         if len(set(epochs.values())) > 1:
             found = ", ".join(f"{bits} bits: {epoch}" for bits, epoch in epochs.items())
-            print(f"warning: these models were trained for different numbers of epochs ({found})", file=sys.stderr)
+            warn(f"these models were trained for different numbers of epochs ({found})")
         return figures
 
     # --- results ------------------------------------------------------------------------------------------------------
@@ -480,7 +542,8 @@ class Solver:
         """Print the table of the last evaluation and write ``metrics.json``; its path is the last line printed."""
         final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
         results = {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
-                   "environment": environment(self.device), "fingerprint": self.data.fingerprint,
+                   "environment": {**environment(self.device), "precision": self.precision,
+                                   "bfloat16_speedup": self.speedup, "processes": parallel.size()}, "fingerprint": self.data.fingerprint,
                    "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
                    "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final}
         path = self.run_dir / "metrics.json"
@@ -505,15 +568,33 @@ def say(line: str) -> None:
     sys.stdout.flush()
 
 
-def epoch_seed(seed: int, epoch: int) -> int:
-    """The seed of an epoch's shuffle: the same for a run that was interrupted."""
-    return int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> 1)
+def warn(line: str) -> None:
+    """Print a warning, once however many processes there are."""
+    if not parallel.rank():
+        print(f"warning: {line}", file=sys.stderr)
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that hangs on all the numbers, e.g. the run's seed and the epoch: the same for a run that was interrupted."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def whole_batch(layer: torch.nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
+    """Forward hook of a layer: in training, its output for the rows of all processes, in the precision of its weights.
+    """
+    return parallel.gather(output.to(layer.weight.dtype)) if layer.training else None
 
 
 def choose_device(name: str) -> torch.device:
-    """``auto`` is the first GPU, or the CPU. Raises :class:`InputError` for one that isn't there."""
+    """``auto`` is the first GPU, or the CPU; with several processes, each has a GPU of its own. Raises
+    :class:`InputError` for one that isn't there.
+    """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if parallel.size() > 1 and name.startswith("cuda"):
+        if name != "cuda":
+            raise InputError(f"--device {name}: {parallel.size()} processes need a GPU each; use --device auto or cuda")
+        name = f"cuda:{parallel.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -609,6 +690,7 @@ HELP = {
     "seed": "every random choice hangs on it",
     "device": "auto, cpu, cuda or cuda:N",
     "eval_every": "epochs between evaluations",
+    "precision": "of the networks in training: float32, bfloat16, or auto: bfloat16 where it is measured to be faster",
     "results_dir": "where metrics.json goes",
     "checkpoint_dir": "where checkpoints go",
     "run_name": "folder of the run in results_dir/dataset; default: date, time, kind and seed",
@@ -621,7 +703,8 @@ def main(argv: list[str] | None = None) -> dict:
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
-    return Solver(parse(argv)).train()
+    with parallel.processes():
+        return Solver(parse(argv)).train()
 
 
 if __name__ == "__main__":

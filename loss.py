@@ -34,8 +34,10 @@ class ContrastiveLoss(nn.Module):
     def terms(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The mean of the positives, which pull together, and of the log-sums, which spread everything else."""
         pairs = len(image)
-        embeddings = normalize(torch.cat([image, text]), dim=1)
-        similarity = embeddings @ embeddings.T / self.temperature
+        wide = torch.promote_types(image.dtype, torch.float32)  # whatever the precision of the network
+        with torch.autocast(image.device.type, enabled=False):
+            embeddings = normalize(torch.cat([image, text]).to(wide), dim=1)
+            similarity = embeddings @ embeddings.T / self.temperature
         alignment = torch.diagonal(similarity, pairs).mean()  # s is symmetric: both sides have the same partners
         if structure is not None and self.structure_weight:
             likeness = (structure.repeat(2, 2) * similarity).sum() / (4 * pairs)
