@@ -266,7 +266,8 @@ class Solver:
                     self.save_state()
         except Stopped:
             self.save_state()
-            command = shlex.join([os.path.basename(sys.executable), *sys.argv])
+            command = ("the same torchrun command" if parallel.size() > 1 else
+                       shlex.join([os.path.basename(sys.executable), *sys.argv]))
             say(f"Stopped in epoch {self.epoch + 1} after {self.step} of its {steps} steps; the state is saved. "
                 f"To go on: {command}{'' if config.resume else ' --resume'}")
             raise SystemExit(128 + (self.stop_signal or signal.SIGTERM)) from None

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+import time
 from collections.abc import Iterable, Iterator
 
 import numpy as np
@@ -41,6 +42,8 @@ def processes() -> Iterator[None]:
                 stack.enter_context(contextlib.redirect_stdout(stack.enter_context(open(os.devnull, "w"))))
             yield
     except InputError as error:
+        if rank():
+            time.sleep(2)  # bad input is mostly bad for all; then torchrun ends this process once the first has told
         raise InputError(f"process {rank()}: {error}") from error
     except (dist.DistError, RuntimeError) as error:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):

@@ -1,0 +1,395 @@
+"""How fast training and evaluation are, beside a plain reference written from UCMFH's equations.
+
+    python benchmark.py speed                # everything: about five minutes on two cores
+    python benchmark.py speed --quick        # a small version of each measurement
+    python benchmark.py speed --accuracy 5   # also the mAP of the fast path against separate float32 runs, 5 seeds
+
+Reference and ours are measured in turns on the same arrays, and each figure is the median over the turns. The reference is
+timed on some steps of an epoch and some queries of an evaluation, and scaled to the whole: both are loops of equal parts.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads, as in ICMR.py
+
+import json
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils.data import DataLoader, TensorDataset
+
+import ICMR
+import metric
+from errors import Parser, exit_on_bad_input
+from files import check_writable, write_atomically
+from load_data import Dataset, Split, dataset_from_arrays, load_dataset, save_hdf5
+from precision import now
+
+LENGTHS = (16, 32, 64, 128)
+UCMFH = dict(fusion="transformer", hidden=4096, batch_norm=False, centre=False, noise=0.0, structure_weight=0.0,
+             temperature=0.5)  # the settings under which ICMR.py trains what UCMFH trains
+
+
+# --- the reference: what UCMFH computes, in the plainest way ----------------------------------------------------------
+
+
+class Reference(nn.Module):
+    """UCMFH's networks for one code length: two Transformer layers over the pair as one token, two heads."""
+
+    def __init__(self, width: int, bits: int):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(2 * width, nhead=4, dim_feedforward=2048, dropout=0.1, batch_first=False)
+        self.fusion = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
+        self.heads = nn.ModuleList(nn.Sequential(nn.Linear(width, 4096), nn.ReLU(), nn.Dropout(0.3),
+                                                 nn.Linear(4096, bits), nn.Tanh()) for _ in ("image", "text"))
+
+    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Fused image and text (n, width) and their codes (n, bits)."""
+        token = torch.cat([image, text], dim=1)[None]  # a sequence of one for each of the n pairs
+        fused = functional.normalize(self.fusion(token)[0], dim=1).chunk(2, dim=1)
+        return *fused, *(head(side) for head, side in zip(self.heads, fused))
+
+
+def reference_loss(image: Tensor, text: Tensor, temperature: float = 0.5) -> Tensor:
+    """NT-Xent with every cosine from a broadcast (2B, 2B, d), sum and all."""
+    z = torch.cat([image, text])
+    similarity = torch.exp(functional.cosine_similarity(z[:, None], z[None], dim=2) / temperature)
+    partner = torch.cat([similarity.diagonal(len(image)), similarity.diagonal(-len(image))])
+    others = similarity.sum(dim=1) - similarity.diagonal()
+    return -torch.log(partner / others).mean()
+
+
+class ReferenceTraining:
+    """Training of the reference on batches that worker processes of a DataLoader bring."""
+
+    def __init__(self, split: Split, bits: int, batch: int, device: torch.device, workers: int):
+        self.model = Reference(split.image.shape[1], bits).to(device).train()
+        self.optimizer = torch.optim.Adam([{"params": self.model.fusion.parameters(), "lr": 1e-4},
+                                           {"params": self.model.heads.parameters(), "lr": 1e-3}], betas=(0.5, 0.999))
+        self.loader = DataLoader(TensorDataset(split.image, split.text), batch, shuffle=True, drop_last=True,
+                                 num_workers=workers)
+        self.device = device
+
+    def seconds(self, steps: int) -> float:
+        """Seconds an epoch, from its first ``steps`` steps, without the start of the workers."""
+        batches = iter(self.loader)
+        first = [next(batches)]
+        started = now(self.device)
+        for step in range(min(steps, len(self.loader))):
+            image, text = (side.to(self.device) for side in (first.pop() if first else next(batches)))
+            fused_image, fused_text, image_code, text_code = self.model(image, text)
+            loss = reference_loss(fused_image, fused_text) + 0.5 * reference_loss(image_code, text_code)
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+            loss.item()
+        return (now(self.device) - started) / (step + 1) * len(self.loader)
+
+
+def reference_map(query: np.ndarray, retrieval: np.ndarray, query_labels: np.ndarray,
+                  retrieval_labels: np.ndarray) -> float:
+    """mAP@all of +-1 codes, a sort for each query, ties in whatever order the sort leaves them."""
+    total = 0.0
+    for code, label in zip(query, query_labels):
+        relevant = retrieval_labels @ label > 0
+        distance = 0.5 * (len(code) - retrieval @ code)
+        places = np.flatnonzero(relevant[np.argsort(distance)]) + 1
+        if len(places):
+            total += np.mean(np.arange(1, len(places) + 1) / places)
+    return total / len(query)
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+def arrays(train: int, query: int, retrieval: int, width: int, classes: int) -> Dataset:
+    """Features around class centres: only the sizes matter here. Train is the beginning of retrieval."""
+    random = torch.Generator().manual_seed(0)
+    centres = [torch.randn(classes, width, generator=random) for _ in ("image", "text")]
+
+    def split(rows: int) -> dict[str, np.ndarray]:
+        label = torch.empty(rows, classes, dtype=torch.uint8)
+        label.bernoulli_(2 / classes, generator=random)
+        label[torch.arange(rows), torch.randint(classes, (rows,), generator=random)] = 1
+        table = {"label": label.numpy()}
+        for side, centre in zip(("image", "text"), centres):
+            features = torch.empty(rows, width).normal_(generator=random)
+            for start in range(0, rows, 8192):
+                features[start:start + 8192] += label[start:start + 8192].float() @ centre
+            table[side] = features.numpy()
+        return table
+
+    database = split(retrieval)
+    beginning = {key: value[:train] for key, value in database.items()}
+    return dataset_from_arrays(beginning, split(query), database)
+
+
+def solver(dataset: str, folder: str, **settings) -> ICMR.Solver:
+    """A solver before its first epoch, writing into ``folder``."""
+    settings = dict(dataset=dataset, results_dir=folder, checkpoint_dir=folder) | settings
+    made = ICMR.Solver(ICMR.Config(**settings))
+    made.bar = ICMR.tqdm(disable=True)
+    return made
+
+
+# --- measuring --------------------------------------------------------------------------------------------------------
+
+
+def in_turns(repetitions: int, **measurements: Callable[[], float]) -> dict[str, float]:
+    """The median seconds that each measurement returns, taken in turns after a first one of each that isn't counted."""
+    seconds: dict[str, list[float]] = {name: [] for name in measurements}
+    for repetition in range(repetitions + 1):
+        for name, measure in measurements.items():
+            value = measure()
+            if repetition:
+                seconds[name].append(value)
+    return {name: statistics.median(values) for name, values in seconds.items()}
+
+
+def timed(device: torch.device, call: Callable[[], object]) -> float:
+    started = now(device)
+    call()
+    return now(device) - started
+
+
+def epoch(made: ICMR.Solver) -> Callable[[], float]:
+    return lambda: timed(made.device, lambda: made.trainhash(2.0))
+
+
+def training(dataset: str, folder: str, repetitions: int, steps: int, workers: int, common: dict) -> dict:
+    """Seconds an epoch: the reference at each length; ours with UCMFH's networks and with the default ones."""
+    four = solver(dataset, folder, **common)
+    ours = {f"ours, UCMFH's networks, {bits} bits": solver(dataset, folder, hash_lens=bits, **UCMFH, **common)
+            for bits in ([128], [16, 32, 64, 128])}
+    ours |= {"ours, 128 bits": solver(dataset, folder, hash_lens=[128], **common), "ours, four lengths": four}
+    split = four.data.train
+    if split.image.shape[1] != split.text.shape[1]:  # UCMFH takes no such features: as many of CLIP's size instead
+        split = Split(*(functional.normalize(torch.randn(len(split), 512)) for _ in range(2)), split.label, split.index, {})
+    references = {f"reference, {bits} bits": ReferenceTraining(split, bits, four.config.batch_size, four.device, workers)
+                  for bits in LENGTHS}
+    return in_turns(repetitions, **{name: epoch(made) for name, made in ours.items()},
+                    **{name: lambda each=each: each.seconds(steps) for name, each in references.items()})
+
+
+def evaluation(dataset: str, folder: str, repetitions: int, queries: int, common: dict) -> dict:
+    """Seconds of an evaluation: the reference's mAP@all of four lengths in two directions; ours with all that it reports,
+    from the features.
+    """
+    made = solver(dataset, folder, **common)
+    data = made.data
+    labels = [split.label.numpy().astype(np.float32) for split in (data.query, data.retrieval)]
+    (query, _), (retrieval, _) = made.encode(data.query), made.encode(data.retrieval)
+    codes = {bits: [made.model.split(side["unpaired"][0])[bits].numpy().astype(np.float32) for side in (query, retrieval)]
+             for bits in made.model.hash_lens}
+
+    def reference() -> float:
+        started = time.perf_counter()
+        for query_codes, retrieval_codes in codes.values():
+            reference_map(query_codes[:queries], retrieval_codes, labels[0][:queries], labels[1])
+        return 2 * (time.perf_counter() - started) * len(data.query) / min(queries, len(data.query))
+
+    return in_turns(repetitions, **{"ours, four lengths": lambda: timed(made.device, made.evaluate),
+                                    "reference, four lengths": reference})
+
+
+def growth(folder: str, repetitions: int, quick: bool, common: dict) -> dict:
+    """Seconds of ours as one size grows: training pairs and batch (an epoch, four lengths), database and bits (evaluation)."""
+    unit = 10 if quick else 1
+    result: dict[str, dict[str, float]] = {"training pairs": {}, "batch size": {}, "database": {}, "bits": {}}
+    base = Path(folder) / "growth.h5"
+    for pairs in (5_000 // unit, 10_000 // unit, 20_000 // unit):
+        save_hdf5(arrays(pairs, 100, pairs, 512, 24), base)
+        made = solver(str(base), folder, **common)
+        result["training pairs"] |= in_turns(repetitions, **{f"{pairs:,}": epoch(made)})
+    for batch in (64, 128, 256, 512):
+        made = solver(str(base), folder, **common | {"batch_size": batch})
+        result["batch size"] |= in_turns(repetitions, **{f"{batch:,}": epoch(made)})
+    for items in (18_015 // unit, 60_000 // unit, 186_577 // unit):
+        result["database"][f"{items:,}"] = counting(items, 2_000 // unit, 128, repetitions)
+    for bits in (16, 32, 64, 128, 256):
+        result["bits"][f"{bits}"] = counting(18_015 // unit, 2_000 // unit, bits, repetitions)
+    return result
+
+
+def counting(items: int, queries: int, bits: int, repetitions: int) -> float:
+    """Seconds of mAP@all and @50 of one direction at one length, from the codes."""
+    random = np.random.default_rng(0)
+    codes = [random.choice(np.array([-1, 1], np.int8), (rows, bits)) for rows in (queries, items)]
+    labels = [(random.random((rows, 24)) < 0.1).astype(np.uint8) for rows in (queries, items)]
+    cpu = torch.device("cpu")
+    return in_turns(repetitions, seconds=lambda: timed(cpu, lambda: metric.evaluate(*codes, *labels)))["seconds"]
+
+
+def memory(quick: bool, common: dict) -> dict[str, dict[str, float]]:
+    """Peak megabytes of the CPU above the data and the models that they work on, each in a process of its own."""
+    items, queries = (10_000, 100) if quick else (186_577, 2_000)
+    found = {}
+    for work in ("reference, training, 128 bits", "ours, training, UCMFH's networks, 128 bits",
+                 f"ours, evaluation, {queries:,} x {items:,}, 128 bits"):
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            found[work] = pool.apply(peak, (work, items, queries, common))
+    return found
+
+
+def peak(work: str, items: int, queries: int, common: dict) -> dict[str, float]:
+    def megabytes(key: str) -> float:  # VmRSS: what is held now; VmHWM: the most that was
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(key))
+        return int(line.split()[1]) / 2**10
+
+    with tempfile.TemporaryDirectory() as folder:
+        save_hdf5(arrays(256, 100, 500, 512, 10), Path(folder) / "small.h5")
+        settings = UCMFH if "UCMFH" in work else {}
+        made = solver(str(Path(folder) / "small.h5"), folder, hash_lens=[128], **settings, **common)
+        if work.startswith("reference"):
+            training = ReferenceTraining(made.data.train, 128, made.config.batch_size, made.device, workers=0)
+            call = lambda: training.seconds(2)
+        elif "training" in work:
+            call = lambda: made.trainhash(2.0)
+        else:
+            made.data = arrays(256, queries, items, 512, 10)
+            call = made.evaluate
+        Path("/proc/self/clear_refs").write_text("5")  # forget the most of the time before
+        before = megabytes("VmRSS")
+        call()
+        return {"before": before, "above": megabytes("VmHWM") - before}
+
+
+def utilisation(seconds: float, made: ICMR.Solver) -> dict[str, float]:
+    """Floating-point operations a second of an epoch's linear layers, and what a large matrix product reaches here."""
+    dtype = getattr(torch, made.precision)
+    weights = sum(layer.weight.numel() for layer in made.model.modules() if isinstance(layer, nn.Linear))
+    steps = len(made.image) // made.config.batch_size
+    done = 6 * weights * made.config.batch_size * steps / seconds  # forward, and backward to inputs and weights
+    size = 8192 if made.device.type == "cuda" else 1024
+    a = torch.ones(size, size, dtype=dtype, device=made.device)
+    fastest = min(timed(made.device, lambda: a @ a) for _ in range(5))
+    return {"GFLOP/s": done / 1e9, "peak GFLOP/s": 2 * size**3 / fastest / 1e9,
+            "share of peak": done * fastest / (2 * size**3)}
+
+
+def accuracy(seeds: int, folder: str, common: dict) -> dict:
+    """Mean of unpaired I2T and T2I mAP@all on OpenMoji, mean and standard deviation over seeds: one run of four lengths in
+    the measured precision, against a run in float32 for each length.
+    """
+    found: dict[str, list[list[float]]] = {"fast": [], "separate float32": []}
+    for seed in range(seeds):
+        def run(lengths: list[int], precision: str) -> list[float]:
+            made = solver("openmoji", folder, hash_lens=lengths, seed=seed, eval_every=10**6,
+                          **common | {"precision": precision})
+            for done in range(made.config.epoch):
+                made.trainhash(ICMR.scale_at(done / max(made.config.epoch - 1, 1), made.scale_min, made.scale_max))
+            figures = made.evaluate()
+            return [statistics.mean(figures[str(bits)]["unpaired"][way]["map"] for way in ICMR.WAYS) for bits in lengths]
+
+        found["fast"].append(run(list(LENGTHS), common.get("precision", "auto")))
+        found["separate float32"].append([run([bits], "float32")[0] for bits in LENGTHS])
+    return {name: {str(bits): {"mean": float(column.mean()), "std": float(column.std(ddof=1)) if seeds > 1 else 0.0}
+                   for bits, column in zip(LENGTHS, np.array(values).T)} for name, values in found.items()}
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def ratios(results: dict) -> list[tuple[str, float]]:
+    """How many times as fast ours is, most of them on MIRFlickr's sizes."""
+    rows = []
+    for name, part in results["training"].items():
+        reference = {bits: part[f"reference, {bits} bits"] for bits in LENGTHS}
+        every = sum(reference.values())
+        rows += [(f"{name}: an epoch at 128 bits, UCMFH's networks in both",
+                  reference[128] / part["ours, UCMFH's networks, [128] bits"]),
+                 (f"{name}: an epoch at 128 bits, our default networks", reference[128] / part["ours, 128 bits"]),
+                 (f"{name}: four lengths in one run, UCMFH's networks, to four reference runs",
+                  every / part["ours, UCMFH's networks, [16, 32, 64, 128] bits"]),
+                 (f"{name}: four lengths in one run, default networks, to four reference runs",
+                  every / part["ours, four lengths"]),
+                 (f"{name}: our 128 bits alone to our four lengths", part["ours, 128 bits"] / part["ours, four lengths"])]
+    rows += [(f"{name}: evaluation, four lengths", part["reference, four lengths"] / part["ours, four lengths"])
+             for name, part in results["evaluation"].items()]
+    reference, ours = (part["above"] for work, part in results["memory"].items() if "training" in work)
+    return rows + [("peak memory of training, UCMFH's networks in both (times as little)", reference / max(ours, 1))]
+
+
+def table(results: dict) -> list[str]:
+    lines = ["", "seconds an epoch"]
+    for name, part in results["training"].items():
+        lines += [f"  {name}: {what:52} {seconds:10.3f}" for what, seconds in part.items()]
+    lines += ["seconds an evaluation"]
+    for name, part in results["evaluation"].items():
+        lines += [f"  {name}: {what:52} {seconds:10.3f}" for what, seconds in part.items()]
+    lines += ["times as fast"] + [f"  {what:90} {ratio:8.2f}" for what, ratio in ratios(results)]
+    lines += ["growth: seconds an epoch of four lengths, or of one direction's mAP at 128 bits"]
+    for what, part in results["growth"].items():
+        lines += [f"  {what:15} " + "   ".join(f"{size}: {seconds:.3f}" for size, seconds in part.items())]
+    lines += ["peak memory, megabytes above data, model and libraries"]
+    lines += [f"  {work:70} {part['above']:8.0f} above {part['before']:6.0f}" for work, part in results["memory"].items()]
+    lines += ["use of the hardware by our epoch of four lengths"]
+    lines += [f"  {name}: " + ", ".join(f"{what} {value:.3g}" for what, value in part.items())
+              for name, part in results["utilisation"].items()]
+    if "accuracy" in results:
+        lines += ["mAP@all on OpenMoji, unpaired, mean of both directions, mean (standard deviation) over seeds"]
+        for name, part in results["accuracy"].items():
+            lines += [f"  {name:18}" + "   ".join(f"{bits}: {v['mean']:.4f} ({v['std']:.4f})" for bits, v in part.items())]
+    return lines + [""]
+
+
+@exit_on_bad_input
+def main(argv: list[str] | None = None) -> dict:
+    parser = Parser(prog="benchmark.py speed", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--quick", action="store_true", help="small sizes and one repetition: a look, not a measurement")
+    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="turns; the median is reported (default: 3)")
+    parser.add_argument("--accuracy", type=int, default=0, metavar="SEEDS", help="also compare mAP over so many seeds")
+    parser.add_argument("--epoch", type=int, default=100, metavar="N", help="epochs of the accuracy runs (default: 100)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--precision", default="auto", help="of ours: auto, float32 or bfloat16")
+    parser.add_argument("--results_dir", default="results", help="where speed.json goes (default: results)")
+    options = parser.parse_args(argv)
+    check_writable(options.results_dir, "results_dir")
+    common = dict(device=options.device, precision=options.precision)
+    quick, repetitions = options.quick, 1 if options.quick else options.repetitions
+    load_before = os.getloadavg()[0]
+    with tempfile.TemporaryDirectory() as folder:
+        name = str(Path(folder) / "mirflickr-sized.h5")
+        save_hdf5(arrays(500, 100, 1_000, 512, 24) if quick else arrays(5_000, 2_000, 18_015, 512, 24), name)
+        datasets = {"MIRFlickr-sized": name} | ({} if quick else {"OpenMoji": "openmoji"})
+        steps, queries, workers = (1, 10, 0) if quick else (2, 50, 2)
+        results: dict = {"training": {}, "evaluation": {}, "utilisation": {}}
+        for label, dataset in datasets.items():
+            print(f"{label}: training", flush=True)
+            results["training"][label] = training(dataset, folder, repetitions, steps, workers, common)
+            results["utilisation"][label] = utilisation(results["training"][label]["ours, four lengths"],
+                                                        made := solver(dataset, folder, **common))
+            print(f"{label}: evaluation", flush=True)
+            results["evaluation"][label] = evaluation(dataset, folder, repetitions, queries, common)
+        print("growth with the sizes", flush=True)
+        results["growth"] = growth(folder, 1, quick, common)
+        print("memory", flush=True)
+        results["memory"] = memory(quick, common)
+        if options.accuracy:
+            print("accuracy", flush=True)
+            results["accuracy"] = accuracy(options.accuracy, folder, common | {"epoch": options.epoch})
+        results["ratios"] = dict(ratios(results))
+        results["environment"] = ICMR.environment(made.device) | {
+            "precision": made.precision, "bfloat16_speedup": made.speedup, "cores": os.cpu_count(),
+            "load_before": load_before, "load_after": os.getloadavg()[0]}
+    for line in table(results):
+        print(line)
+    path = Path(options.results_dir) / "speed.json"
+    write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
+    print(path)
+    return results
+
+
+if __name__ == "__main__":
+    main()
