@@ -372,7 +372,7 @@ class Solver:
 
     @torch.no_grad()
     def outputs(self, split: Split, part: slice = slice(None),
-                rows: int = 8192) -> Iterator[dict[str, list[Tensor]]]:
+                rows: int = 2048) -> Iterator[dict[str, list[Tensor]]]:
         """The model's outputs for a split, or a part of it, ``rows`` items at a time, by protocol: ``[images, texts]``,
         or one tensor where both sides are the same.
         """
