@@ -31,7 +31,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import ICMR
 import metric
-from errors import Parser, exit_on_bad_input
+from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from load_data import Dataset, Split, dataset_from_arrays, load_dataset, save_hdf5
 from precision import now
@@ -146,15 +146,13 @@ def solver(dataset: str, folder: str, **settings) -> ICMR.Solver:
 # --- measuring --------------------------------------------------------------------------------------------------------
 
 
-def in_turns(repetitions: int, **measurements: Callable[[], float]) -> dict[str, float]:
-    """The median seconds that each measurement returns, taken in turns after a first one of each that isn't counted."""
+def in_turns(turns: int, **measurements: Callable[[], float]) -> dict[str, float]:
+    """The median seconds that each measurement returns, taken in turns; where there are several, the first doesn't count."""
     seconds: dict[str, list[float]] = {name: [] for name in measurements}
-    for repetition in range(repetitions + 1):
+    for turn in range(turns):
         for name, measure in measurements.items():
-            value = measure()
-            if repetition:
-                seconds[name].append(value)
-    return {name: statistics.median(values) for name, values in seconds.items()}
+            seconds[name].append(measure())
+    return {name: statistics.median(values[1:] or values) for name, values in seconds.items()}
 
 
 def timed(device: torch.device, call: Callable[[], object]) -> float:
@@ -167,7 +165,7 @@ def epoch(made: ICMR.Solver) -> Callable[[], float]:
     return lambda: timed(made.device, lambda: made.trainhash(2.0))
 
 
-def training(dataset: str, folder: str, repetitions: int, steps: int, workers: int, common: dict) -> dict:
+def training(dataset: str, folder: str, turns: int, steps: int, workers: int, common: dict) -> dict:
     """Seconds an epoch: the reference at each length; ours with UCMFH's networks and with the default ones."""
     four = solver(dataset, folder, **common)
     ours = {f"ours, UCMFH's networks, {bits} bits": solver(dataset, folder, hash_lens=bits, **UCMFH, **common)
@@ -178,11 +176,11 @@ def training(dataset: str, folder: str, repetitions: int, steps: int, workers: i
         split = Split(*(functional.normalize(torch.randn(len(split), 512)) for _ in range(2)), split.label, split.index, {})
     references = {f"reference, {bits} bits": ReferenceTraining(split, bits, four.config.batch_size, four.device, workers)
                   for bits in LENGTHS}
-    return in_turns(repetitions, **{name: epoch(made) for name, made in ours.items()},
+    return in_turns(turns, **{name: epoch(made) for name, made in ours.items()},
                     **{name: lambda each=each: each.seconds(steps) for name, each in references.items()})
 
 
-def evaluation(dataset: str, folder: str, repetitions: int, queries: int, common: dict) -> dict:
+def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict) -> dict:
     """Seconds of an evaluation: the reference's mAP@all of four lengths in two directions; ours with all that it reports,
     from the features.
     """
@@ -199,36 +197,36 @@ def evaluation(dataset: str, folder: str, repetitions: int, queries: int, common
             reference_map(query_codes[:queries], retrieval_codes, labels[0][:queries], labels[1])
         return 2 * (time.perf_counter() - started) * len(data.query) / min(queries, len(data.query))
 
-    return in_turns(repetitions, **{"ours, four lengths": lambda: timed(made.device, made.evaluate),
+    return in_turns(turns, **{"ours, four lengths": lambda: timed(made.device, made.evaluate),
                                     "reference, four lengths": reference})
 
 
-def growth(folder: str, repetitions: int, quick: bool, common: dict) -> dict:
+def growth(folder: str, turns: int, quick: bool, common: dict) -> dict:
     """Seconds of ours as one size grows: training pairs and batch (an epoch, four lengths), database and bits (evaluation)."""
-    unit = 10 if quick else 1
+    unit = 50 if quick else 1
     result: dict[str, dict[str, float]] = {"training pairs": {}, "batch size": {}, "database": {}, "bits": {}}
     base = Path(folder) / "growth.h5"
     for pairs in (5_000 // unit, 10_000 // unit, 20_000 // unit):
         save_hdf5(arrays(pairs, 100, pairs, 512, 24), base)
         made = solver(str(base), folder, **common)
-        result["training pairs"] |= in_turns(repetitions, **{f"{pairs:,}": epoch(made)})
-    for batch in (64, 128, 256, 512):
+        result["training pairs"] |= in_turns(turns, **{f"{pairs:,}": epoch(made)})
+    for batch in (32, 64) if quick else (64, 128, 256, 512, 1024):
         made = solver(str(base), folder, **common | {"batch_size": batch})
-        result["batch size"] |= in_turns(repetitions, **{f"{batch:,}": epoch(made)})
+        result["batch size"] |= in_turns(turns, **{f"{batch:,}": epoch(made)})
     for items in (18_015 // unit, 60_000 // unit, 186_577 // unit):
-        result["database"][f"{items:,}"] = counting(items, 2_000 // unit, 128, repetitions)
+        result["database"][f"{items:,}"] = counting(items, 2_000 // unit, 128, turns)
     for bits in (16, 32, 64, 128, 256):
-        result["bits"][f"{bits}"] = counting(18_015 // unit, 2_000 // unit, bits, repetitions)
+        result["bits"][f"{bits}"] = counting(18_015 // unit, 2_000 // unit, bits, turns)
     return result
 
 
-def counting(items: int, queries: int, bits: int, repetitions: int) -> float:
+def counting(items: int, queries: int, bits: int, turns: int) -> float:
     """Seconds of mAP@all and @50 of one direction at one length, from the codes."""
     random = np.random.default_rng(0)
     codes = [random.choice(np.array([-1, 1], np.int8), (rows, bits)) for rows in (queries, items)]
     labels = [(random.random((rows, 24)) < 0.1).astype(np.uint8) for rows in (queries, items)]
     cpu = torch.device("cpu")
-    return in_turns(repetitions, seconds=lambda: timed(cpu, lambda: metric.evaluate(*codes, *labels)))["seconds"]
+    return in_turns(turns, seconds=lambda: timed(cpu, lambda: metric.evaluate(*codes, *labels)))["seconds"]
 
 
 def memory(quick: bool, common: dict) -> dict[str, dict[str, float]]:
@@ -347,33 +345,38 @@ def table(results: dict) -> list[str]:
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> dict:
     parser = Parser(prog="benchmark.py speed", description=__doc__.split("\n\n")[0])
-    parser.add_argument("--quick", action="store_true", help="small sizes and one repetition: a look, not a measurement")
-    parser.add_argument("--repetitions", type=int, default=3, metavar="N", help="turns; the median is reported (default: 3)")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one turn: a look, not a measurement")
+    parser.add_argument("--turns", type=int, default=4, metavar="N",
+                        help="the median of all but the first is reported (default: 4)")
     parser.add_argument("--accuracy", type=int, default=0, metavar="SEEDS", help="also compare mAP over so many seeds")
     parser.add_argument("--epoch", type=int, default=100, metavar="N", help="epochs of the accuracy runs (default: 100)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="of ours: auto, float32 or bfloat16")
     parser.add_argument("--results_dir", default="results", help="where speed.json goes (default: results)")
     options = parser.parse_args(argv)
+    if options.turns < 1 or options.accuracy < 0 or options.epoch < 1:
+        raise InputError("--turns and --epoch: expected 1 or more; --accuracy: 0 or more")
     check_writable(options.results_dir, "results_dir")
-    common = dict(device=options.device, precision=options.precision)
-    quick, repetitions = options.quick, 1 if options.quick else options.repetitions
+    common: dict = dict(device=options.device, precision=options.precision)
+    if options.quick:
+        common["batch_size"] = 32
+    quick, turns = options.quick, 1 if options.quick else options.turns
     load_before = os.getloadavg()[0]
     with tempfile.TemporaryDirectory() as folder:
         name = str(Path(folder) / "mirflickr-sized.h5")
-        save_hdf5(arrays(500, 100, 1_000, 512, 24) if quick else arrays(5_000, 2_000, 18_015, 512, 24), name)
+        save_hdf5(arrays(128, 100, 1_000, 512, 24) if quick else arrays(5_000, 2_000, 18_015, 512, 24), name)
         datasets = {"MIRFlickr-sized": name} | ({} if quick else {"OpenMoji": "openmoji"})
         steps, queries, workers = (1, 10, 0) if quick else (2, 50, 2)
         results: dict = {"training": {}, "evaluation": {}, "utilisation": {}}
         for label, dataset in datasets.items():
             print(f"{label}: training", flush=True)
-            results["training"][label] = training(dataset, folder, repetitions, steps, workers, common)
+            results["training"][label] = training(dataset, folder, turns, steps, workers, common)
             results["utilisation"][label] = utilisation(results["training"][label]["ours, four lengths"],
                                                         made := solver(dataset, folder, **common))
             print(f"{label}: evaluation", flush=True)
-            results["evaluation"][label] = evaluation(dataset, folder, repetitions, queries, common)
+            results["evaluation"][label] = evaluation(dataset, folder, turns, queries, common)
         print("growth with the sizes", flush=True)
-        results["growth"] = growth(folder, 1, quick, common)
+        results["growth"] = growth(folder, min(turns, 2), quick, common)
         print("memory", flush=True)
         results["memory"] = memory(quick, common)
         if options.accuracy:

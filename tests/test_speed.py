@@ -1,0 +1,195 @@
+"""What makes the code fast changes no figure: one pass of evaluation, the precisions, and the benchmark's reference."""
+
+import json
+import tracemalloc
+
+import h5py
+import numpy as np
+import pytest
+import torch
+
+import benchmark_speed
+import ICMR
+import metric
+import precision
+from loss import ContrastiveLoss
+
+
+@pytest.fixture
+def small(tmp_path):
+    random = np.random.default_rng(0)
+    label = np.eye(3, dtype=np.uint8)[random.integers(0, 3, 90)]
+    (tmp_path / "data" / "toy").mkdir(parents=True)
+    with h5py.File(tmp_path / "data" / "toy" / "toy.h5", "w") as file:
+        file["image"] = (random.normal(size=(90, 9)) + 2 * label @ random.normal(size=(3, 9))).astype("f4")
+        file["text"] = (random.normal(size=(90, 5)) + 2 * label @ random.normal(size=(3, 5))).astype("f4")
+        file["label"] = label
+        file["query_idx"], file["train_idx"], file["retrieval_idx"] = np.arange(20), np.arange(20, 90), np.arange(20, 90)
+    return tmp_path
+
+
+def arguments(folder, *more):
+    return ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"),
+            "--checkpoint_dir", str(folder / "checkpoints"), "--hash_lens", "4", "8", "--hidden", "16",
+            "--batch_size", "16", "--epoch", "3", "--device", "cpu", *more]
+
+
+def codes(random, rows, bits):
+    return random.choice([-1, 1], (rows, bits))
+
+
+def test_several_rankings_at_once_are_the_single_ones(monkeypatch):
+    monkeypatch.setattr(metric, "_ROWS", 16)  # several blocks of items and of queries
+    monkeypatch.setattr(metric, "_QUERIES", 3)
+    random = np.random.default_rng(1)
+    labels = [(random.random((rows, 70)) < 0.02).astype(np.uint8) for rows in (10, 53)]
+    rankings = [(codes(random, 10, bits), codes(random, 53, bits)) for bits in (5, 16, 128, 200, 16)]
+    for (query, retrieval), histogram in zip(rankings, metric.hamming_histograms(rankings, *labels)):
+        expected = np.zeros_like(histogram)
+        for row, item in np.ndindex(10, 53):
+            expected[row, (query[row] != retrieval[item]).sum(), int((labels[0][row] & labels[1][item]).any())] += 1
+        assert np.array_equal(histogram, expected)
+
+
+def test_rankings_of_other_rows_than_the_labels_are_refused():
+    random = np.random.default_rng(1)
+    labels = [np.ones((rows, 2), np.uint8) for rows in (4, 6)]
+    good = codes(random, 4, 8), codes(random, 6, 8)
+    with pytest.raises(metric.InputError, match="retrieval codes have 5 rows and retrieval labels 6"):
+        metric.hamming_histograms([good, (good[0], codes(random, 5, 8))], *labels)
+
+
+@pytest.mark.parametrize("settings", [[], ["--fusion", "transformer", "--batch_norm", "false"]])
+def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, settings):
+    solver = ICMR.Solver(ICMR.parse(arguments(small, *settings)))
+    solver.bar = ICMR.tqdm(disable=True)
+    solver.trainhash(2.0)
+    figures = solver.evaluate()
+    data = solver.data
+    with torch.no_grad():
+        query, retrieval = (solver.model.eval()(split.image, split.text) for split in (data.query, data.retrieval))
+    for bits in (4, 8):
+        for protocol in ("unpaired", "paired"):
+            for way, side, item in (("i2t", 0, 1), ("t2i", 1, 0)):
+                pair = [metric.sign_codes(solver.model.split(x)[bits].numpy())
+                        for x in (query[protocol][side], retrieval[protocol][item])]
+                assert figures[str(bits)][protocol][way] == metric.evaluate(*pair, data.query.label, data.retrieval.label)
+        outputs = torch.tanh(10 * torch.cat([solver.model.split(x)[bits] for x in retrieval["unpaired"]])).numpy()
+        assert figures[str(bits)]["quantization_error"] == pytest.approx(metric.quantization_error(outputs), rel=1e-9)
+        assert figures[str(bits)]["bit_balance"] == pytest.approx(metric.bit_balance(metric.sign_codes(outputs)), rel=1e-9)
+
+
+def test_outputs_in_blocks_are_those_of_the_whole_split(small):
+    solver = ICMR.Solver(ICMR.parse(arguments(small)))
+    whole, blocks = (list(solver.outputs(solver.data.retrieval, rows=rows)) for rows in (1000, 16))
+    assert len(whole) == 1 and len(blocks) == 5
+    assert len(whole[0]["paired"]) == 1 and len(whole[0]["unpaired"]) == 2  # late fusion: one code for both sides
+    for protocol, sides in whole[0].items():
+        for side, x in enumerate(sides):
+            assert torch.allclose(torch.cat([block[protocol][side] for block in blocks]), x, atol=1e-6)
+
+
+def test_memory_of_the_counting_does_not_grow_with_the_database():
+    random = np.random.default_rng(0)
+    peaks = []
+    for items in (50_000, 200_000):
+        rankings = [(codes(random, 5, 128).astype(np.int8), codes(random, items, 128).astype(np.int8))]
+        labels = [np.ones((rows, 10), np.uint8) for rows in (5, items)]
+        packed = items * (16 + 4)  # bytes of the packed codes and labels, which are part of the data
+        tracemalloc.start()
+        metric.hamming_histograms(rankings, *labels)
+        peaks.append((tracemalloc.get_traced_memory()[1] - packed) / 2**20)
+        tracemalloc.stop()
+    assert max(peaks) < 32 and peaks[1] < peaks[0] + 8
+
+
+# --- precision --------------------------------------------------------------------------------------------------------
+
+
+def trained(small, *more):
+    results = ICMR.main(arguments(small, *more))
+    path = small / "checkpoints" / "hash" / "toy_hash_8.pth"
+    return results, torch.load(path, weights_only=True)["ImageMlp"]
+
+
+def test_both_precisions_train_alike_and_repeat_to_the_bit(small, capsys):
+    (full, full_weights), (half, half_weights) = (trained(small, "--precision", each) for each in ("float32", "bfloat16"))
+    assert "Trained in bfloat16" in capsys.readouterr().out
+    assert [r["environment"]["precision"] for r in (full, half)] == ["float32", "bfloat16"]
+    assert half_weights["fc1.weight"].dtype == torch.float32
+    difference = (half_weights["fc1.weight"] - full_weights["fc1.weight"]).abs().max()
+    assert 0 < difference < 0.05
+    for ours, theirs in zip(full["epochs"], half["epochs"]):
+        assert theirs["loss"] == pytest.approx(ours["loss"], rel=0.02)
+    again, again_weights = trained(small, "--precision", "bfloat16")
+    assert torch.equal(again_weights["fc1.weight"], half_weights["fc1.weight"]) and again["final"] == half["final"]
+
+
+@pytest.mark.parametrize("speedup, chosen", [(3.0, "bfloat16"), (0.4, "float32"), (1.2, "float32")])
+def test_auto_takes_bfloat16_where_it_measures_faster_and_says_so(small, monkeypatch, capsys, speedup, chosen):
+    monkeypatch.setattr(precision, "measure", lambda *_: speedup)
+    monkeypatch.setattr(precision, "SMALL", 0)
+    results = ICMR.main(arguments(small, "--batch_size", "32"))
+    line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Trained in"))
+    assert chosen in line and f"{speedup:.1f} times" in line
+    written = next((small / "results").rglob("metrics.json"))
+    environment = json.loads(written.read_text())["environment"]
+    assert environment == results["environment"]
+    assert environment["precision"] == chosen and environment["bfloat16_speedup"] == pytest.approx(speedup)
+
+
+def test_a_resumed_run_keeps_the_precision_it_began_with(small, monkeypatch):
+    monkeypatch.setattr(precision, "SMALL", 0)
+    for speedup in (3.0, 0.4):
+        monkeypatch.setattr(precision, "measure", lambda *_: speedup)
+        results = ICMR.main(arguments(small, *["--resume"] * (speedup < 1)))
+        assert results["environment"]["precision"] == "bfloat16"
+
+
+def test_layers_are_really_timed_and_left_as_they_are():
+    layers = [torch.nn.Linear(64, 32), torch.nn.Linear(32, 8)]
+    before = [layer.weight.clone() for layer in layers]
+    state = torch.get_rng_state()
+    assert 0 < precision.measure(layers, 16, torch.device("cpu")) < 1000
+    assert all(torch.equal(a, layer.weight) and layer.weight.grad is None for a, layer in zip(before, layers))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_small_models_are_not_timed(monkeypatch):
+    monkeypatch.setattr(precision, "measure", lambda *_: pytest.fail("timed"))
+    assert precision.choose("auto", torch.nn.Linear(8, 8), 16, torch.device("cpu")) == ("float32", None)
+
+
+# --- the benchmark ----------------------------------------------------------------------------------------------------
+
+
+def test_the_references_loss_is_ours():
+    torch.manual_seed(0)
+    image, text = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
+    assert benchmark_speed.reference_loss(image, text).item() == pytest.approx(
+        ContrastiveLoss(temperature=0.5)(image, text).item(), rel=1e-12)
+
+
+def test_the_references_map_is_ours_where_nothing_ties():
+    random = np.random.default_rng(0)
+    query = codes(random, 4, 60).astype(np.float32)
+    labels = (random.random((4, 3)) < 0.5).astype(np.float32), (random.random((61, 3)) < 0.5).astype(np.float32)
+    for row in range(4):
+        flipped = np.arange(60) < np.arange(61)[:, None]  # item j differs in j bits
+        retrieval = np.where(flipped, -query[row], query[row])[random.permutation(61)]
+        one = query[row:row + 1], retrieval, labels[0][row:row + 1], labels[1]
+        assert benchmark_speed.reference_map(*one) == pytest.approx(metric.mean_average_precision(*one), rel=1e-12)
+
+
+def test_the_benchmark_runs(tmp_path, capsys):
+    results = benchmark_speed.main(["--quick", "--device", "cpu", "--results_dir", str(tmp_path)])
+    assert json.loads((tmp_path / "speed.json").read_text()) == results
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "speed.json")
+    assert all(np.isfinite(ratio) and ratio > 0 for ratio in results["ratios"].values())
+    assert {"training", "evaluation", "growth", "memory", "utilisation", "environment"} <= results.keys()
+
+
+def test_the_benchmark_refuses_bad_options_in_one_line(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        benchmark_speed.main(["--turns", "0", "--results_dir", str(tmp_path)])
+    assert stop.value.code == 2 and "--turns" in capsys.readouterr().err
