@@ -10,7 +10,7 @@ from torch import nn
 import parallel
 
 SETTINGS = ("auto", "float32", "bfloat16")
-ENOUGH = 1.5  # times as fast: what autocast has to gain to be worth coarser numbers, well above the noise of timing
+ENOUGH = 1.2  # times as fast: what autocast has to gain to be worth coarser numbers
 SMALL = 1e9  # floating-point operations a step: below, there is little to gain and too little to time
 
 
@@ -39,7 +39,7 @@ def measure(layers: list[nn.Linear], rows: int, device: torch.device) -> float:
     """Time of the layers' forward and backward passes in float32 over that under bfloat16 autocast."""
     best = {False: float("inf"), True: float("inf")}
     inputs = [torch.ones(rows, layer.in_features, device=device, requires_grad=True) for layer in layers]
-    for repetition in range(4):
+    for repetition in range(6):
         for enabled in best:
             started = now(device)
             for layer, x in zip(layers, inputs):
