@@ -36,10 +36,16 @@ class Array:
     dtype: np.dtype
     stream: Callable[[], Iterator[np.ndarray]]  # consecutive blocks along the first stored axis
     transposed: bool = False  # stored as its transpose: MATLAB 7.3, Fortran order
+    place: tuple[Path, int] | None = None  # the file and the byte where it lies as it would in memory, if it does
 
     def blocks(self) -> Iterator[np.ndarray]:
         with library_errors(self.where):
             yield from self.stream()
+
+    def map(self) -> np.ndarray:
+        """The array where it lies, read as it is used; what is written to it stays in this process."""
+        path, offset = self.place
+        return np.memmap(path, self.dtype, "c", offset, self.shape)
 
     def is_column(self) -> bool:
         return math.prod(self.shape) == max(self.shape, default=0)
@@ -258,7 +264,9 @@ def _hdf5_array(path: Path, key: str, dataset: h5py.Dataset, matlab: bool) -> Ar
             yield block.astype(str) if text else block
 
     shape = dataset.shape[::-1] if matlab else dataset.shape
-    return Array(where, shape, np.dtype(str) if text else dataset.dtype, stream, transposed=matlab)
+    offset = dataset.id.get_offset()  # None where it lies in chunks or is not written yet
+    place = (path, offset) if offset is not None and dataset.dtype.isnative and not matlab else None
+    return Array(where, shape, np.dtype(str) if text else dataset.dtype, stream, transposed=matlab, place=place)
 
 
 def _utf16(codes: h5py.HLObject | np.ndarray) -> str:

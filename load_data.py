@@ -41,6 +41,7 @@ LAYOUTS = (  # how a single file names the arrays of its splits: train/image, tr
 EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with train_idx, query_idx, "
                  "retrieval_idx, or train/image, train/text, ...")
 EXPECTED_SPLITS = "train, query, retrieval, or train, test"
+MAPPED_BYTES = 1 << 30  # float32 features from this size on stay in their HDF5 file, if they lie there uncompressed
 MAX_CLASSES = 10_000  # a label column with more values than this holds ids, not classes
 
 
@@ -214,8 +215,18 @@ def _check_features(array: Array) -> None:
 
 def _deal(array: Array, selections: Sequence[np.ndarray | None], dtype: type,
           check: Callable[[np.ndarray, Array, int], None]) -> list[np.ndarray]:
-    """Stream ``array`` through ``check`` and return the rows of each selection as one contiguous array."""
+    """Stream ``array`` through ``check`` and return the rows of each selection as one contiguous array.
+
+    A large array that lies in its file as it would in memory stays there, if every selection is a run of its rows.
+    """
     count, width = array.shape
+    runs = [slice(0, count) if rows is None else _as_run(rows) for rows in selections]
+    if array.place and array.dtype == dtype and count * width * array.dtype.itemsize >= MAPPED_BYTES and all(runs):
+        start = 0
+        for block in array.blocks():
+            check(block, array, start)
+            start += len(block)
+        return [array.map()[run] for run in runs]
     try:
         outs = [np.empty((count if rows is None else len(rows), width), dtype) for rows in selections]
     except MemoryError:
@@ -245,6 +256,10 @@ def _deal(array: Array, selections: Sequence[np.ndarray | None], dtype: type,
         start = stop
     array.stream = None  # it is read once; this lets go of what was in memory
     return outs
+
+
+def _as_run(rows: np.ndarray) -> slice | None:
+    return slice(int(rows[0]), int(rows[0]) + len(rows)) if (np.diff(rows) == 1).all() else None
 
 
 def _check_finite(block: np.ndarray, array: Array, first_row: int) -> None:

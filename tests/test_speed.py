@@ -10,6 +10,7 @@ import torch
 
 import benchmark_speed
 import ICMR
+import load_data
 import metric
 import precision
 from loss import ContrastiveLoss
@@ -101,6 +102,60 @@ def test_memory_of_the_counting_does_not_grow_with_the_database():
         peaks.append((tracemalloc.get_traced_memory()[1] - packed) / 2**20)
         tracemalloc.stop()
     assert max(peaks) < 32 and peaks[1] < peaks[0] + 8
+
+
+# --- data larger than memory ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def large(tmp_path):
+    """An uncompressed float32 file: two megabytes of images, its query rows last, train the beginning of retrieval."""
+    random = np.random.default_rng(0)
+    path = tmp_path / "large.h5"
+    with h5py.File(path, "w") as file:
+        file["image"] = random.normal(size=(4000, 128)).astype("f4")
+        file["text"] = random.normal(size=(4000, 16)).astype("f4")
+        file["label"] = np.eye(3, dtype=np.uint8)[random.integers(0, 3, 4000)]
+        file["query_idx"], file["retrieval_idx"], file["train_idx"] = (
+            np.arange(3800, 4000), np.arange(3800), np.arange(64))
+    return path
+
+
+def test_large_features_stay_in_their_file(large, monkeypatch, tmp_path):
+    read = load_data.load_dataset(large)
+    monkeypatch.setattr(load_data, "MAPPED_BYTES", 2_000_000)  # the images are larger, the texts smaller
+    tracemalloc.start()
+    mapped = load_data.load_dataset(large)
+    assert tracemalloc.get_traced_memory()[0] < 1_000_000  # the images alone would be two
+    tracemalloc.stop()
+    assert mapped.fingerprint == read.fingerprint
+    assert mapped.train.image.data_ptr() == mapped.retrieval.image.data_ptr()
+    before = large.read_bytes()
+    mapped.retrieval.image[0] = 7.0
+    assert large.read_bytes() == before  # what a program does to its tensors is its own affair
+
+    weights = []
+    for size in (2_000_000, 1 << 40):
+        monkeypatch.setattr(load_data, "MAPPED_BYTES", size)
+        ICMR.main(["--dataset", str(large), "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path), "--epoch", "1",
+                   "--hash_lens", "8", "--hidden", "8", "--batch_size", "32", "--device", "cpu"])
+        weights.append(torch.load(tmp_path / "hash" / "large_hash_8.pth", weights_only=True)["ImageMlp"]["fc1.weight"])
+    assert torch.equal(*weights)
+
+
+def test_mapped_features_are_checked_and_scattered_rows_are_read(large, monkeypatch):
+    monkeypatch.setattr(load_data, "MAPPED_BYTES", 0)
+    with h5py.File(large, "r+") as file:
+        shuffled = np.random.default_rng(0).permutation(3800)
+        file["retrieval_idx"][:] = shuffled
+    scattered = load_data.load_dataset(large)
+    with h5py.File(large) as file:
+        assert np.array_equal(scattered.retrieval.image.numpy(), file["image"][:3800][shuffled])
+    with h5py.File(large, "r+") as file:
+        file["retrieval_idx"][:] = np.arange(3800)
+        file["image"][777, 3] = np.nan
+    with pytest.raises(load_data.InputError, match="image: found nan in row 777"):
+        load_data.load_dataset(large)
 
 
 # --- precision --------------------------------------------------------------------------------------------------------
