@@ -22,6 +22,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from functools import partial
 from operator import itemgetter
 from pathlib import Path
 
@@ -39,7 +40,8 @@ from files import check_writable, write_atomically
 from load_data import Dataset, Split, load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
-from structure import shared_space, structure_targets
+from structure import (DIMENSIONS, contrast_temperatures, shared_space, structure_targets,
+                       structure_temperature)
 
 
 class Config:
@@ -62,16 +64,16 @@ class Config:
         # The loss
         self.loss = "contrastive"
         self.positive_weight = 0.5  # of the balanced loss; 0.5 is the plain one
-        self.temperature = 0.3
+        self.temperature = 0.0  # 0: chosen for each code length from the training pairs (structure.py)
         self.structure_weight = 0.5  # share of each target that goes to pairs that are alike; 0: partners only
-        self.structure_temperature = 0.05
+        self.alike = 0.1  # share of a batch that a pair is like
 
         # The networks
         self.fusion = "late"
         self.hidden = 1024
         self.batch_norm = True
         self.centre = True
-        self.noise = 0.5  # added to the features in training, relative to their length
+        self.noise = 1.0  # added to the features in training, relative to their length
 
         # The optimisation
         self.batch_size = 128
@@ -109,11 +111,12 @@ class Config:
         for name in ("epoch", "eval_every", "hidden"):
             require(getattr(self, name) >= 1, name, "1 or more")
         require(self.batch_size >= 2, "batch_size", "2 or more: a contrastive loss needs another pair to contrast")
-        for name in ("scale_min", "scale_max", "temperature", "structure_temperature", "lr", "lr_fusion"):
+        for name in ("scale_min", "scale_max", "lr", "lr_fusion"):
             require(0 < getattr(self, name) < float("inf"), name, "a positive number")
-        for name in ("structure_weight", "positive_weight"):
+        for name in ("structure_weight", "positive_weight", "alike"):
             require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
-        require(0 <= self.noise < float("inf"), "noise", "0 or more")
+        for name in ("noise", "temperature"):
+            require(0 <= getattr(self, name) < float("inf"), name, "0 or more")
         require(self.scale_max >= self.scale_min, "scale_max", f"at least scale_min, which is {self.scale_min}")
         require(self.scale_schedule in SCHEDULES, "scale_schedule", f"one of {', '.join(SCHEDULES)}")
         require(self.loss in ("contrastive", "balanced"), "loss", "contrastive or balanced")
@@ -172,6 +175,7 @@ class Solver:
             check_writable(self.run_dir, "results_dir")
 
         torch.manual_seed(config.seed)
+        self.chosen: dict = {}  # from the training pairs: the temperatures
         if self.training:
             self.build()
             self.precision, self.speedup = precision.choose(config.precision, self.model, config.batch_size, self.device)
@@ -205,19 +209,31 @@ class Solver:
         self.model.image_input.fit(data.train.image)
         self.model.text_input.fit(data.train.text)
         self.model.to(self.device)
-        weights = dict(temperature=config.temperature, structure_weight=config.structure_weight)
-        self.criterion = (ContrastiveLoss(**weights) if config.loss == "contrastive" else
-                          BalancedContrastiveLoss(**weights, positive_weight=config.positive_weight))
         fusion = [p for name, p in self.model.named_parameters() if name.startswith("FuseTrans.")]
         heads = [p for name, p in self.model.named_parameters() if not name.startswith("FuseTrans.")]
         groups = [{"params": p, "lr": lr} for p, lr in ((fusion, config.lr_fusion), (heads, config.lr)) if p]
         self.optimizer = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)  # UCMFH's betas
 
         self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
+        with torch.no_grad():
+            self.model.eval()  # no noise
+            self.choose_loss(self.model.image_input(self.image), self.model.text_input(self.text))
+
+    def choose_loss(self, image: Tensor, text: Tensor) -> None:
+        """Make the loss of each code length, with the temperatures that the training features ask for."""
+        config = self.config
         if config.structure_weight:
-            with torch.no_grad():
-                self.model.eval()  # no noise
-                self.structure = shared_space(self.model.image_input(self.image), self.model.text_input(self.text))
+            self.structure = shared_space(image, text)
+            self.chosen["structure_temperature"] = structure_temperature(*self.structure, config.batch_size, config.alike)
+        widths = [bits or DIMENSIONS for bits in self.lengths]
+        widths += [DIMENSIONS] if config.fusion == "transformer" and DIMENSIONS not in widths else []
+        temperatures = (dict.fromkeys(widths, config.temperature) if config.temperature else
+                        contrast_temperatures(image, text, widths, config.batch_size))
+        self.chosen["temperature"] = {str(bits): temperature for bits, temperature in temperatures.items()}
+        make = (ContrastiveLoss if config.loss == "contrastive" else
+                partial(BalancedContrastiveLoss, positive_weight=config.positive_weight))
+        self.criteria = {bits: make(temperature=temperature, structure_weight=config.structure_weight)
+                         for bits, temperature in temperatures.items()}
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -277,6 +293,8 @@ class Solver:
                 signal.signal(number, handler)
         self.save()
         say(precision.described(self.precision, self.speedup))
+        temperatures = ", ".join(f"{bits}: {value:.3f}" for bits, value in self.chosen["temperature"].items())
+        say(f"Temperature by code length: {temperatures}" + ("" if config.temperature else ", from the training pairs"))
 
     def trainhash(self, scale: float) -> float:
         """Train the hash functions for one epoch at ``scale``; returns its mean loss."""
@@ -285,7 +303,7 @@ class Solver:
     def trainfusion(self) -> float:
         """Train the real-valued fusion for one epoch; returns its mean loss."""
         def loss(image: Tensor, text: Tensor, structure: Tensor | None) -> Tensor:
-            return sum(self.criterion(*map(parallel.gather, sides), structure)
+            return sum(self.criteria[DIMENSIONS](*map(parallel.gather, sides), structure)
                        for sides in self.model(image, text).values())
 
         return self.train_epoch(loss)
@@ -297,10 +315,10 @@ class Solver:
         x = torch.cat([model.ImageMlp.project(features[0]), model.TextMlp.project(features[1])])
         codes = model.ImageMlp.binarize(x, scale)
         self.observe(scale * x if self.use_progressive_hash else x, codes)
-        pairs = (code.chunk(2) for code in model.split(codes).values())
-        loss = sum(self.criterion(*pair, structure) for pair in pairs) / len(config.hash_lens)
+        loss = sum(self.criteria[bits](*code.chunk(2), structure)
+                   for bits, code in model.split(codes).items()) / len(config.hash_lens)
         if config.fusion == "transformer":
-            loss = self.criterion(*map(parallel.gather, features), structure) + 0.5 * loss
+            loss = self.criteria[DIMENSIONS](*map(parallel.gather, features), structure) + 0.5 * loss
         return loss
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
@@ -333,7 +351,7 @@ class Solver:
             structure = None
             if self.config.structure_weight:
                 structure = structure_targets(*(side[rows] for side in self.structure),
-                                              self.config.structure_temperature)
+                                              self.chosen["structure_temperature"])
             rows = rows[parallel.part(batch)]
             with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
                 loss = batch_loss(self.image[rows], self.text[rows], structure)
@@ -545,7 +563,7 @@ class Solver:
         results = {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
                    "environment": {**environment(self.device), "precision": self.precision,
                                    "bfloat16_speedup": self.speedup, "processes": parallel.size()}, "fingerprint": self.data.fingerprint,
-                   "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
+                   "chosen": self.chosen, "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
                    "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final}
         path = self.run_dir / "metrics.json"
         write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
@@ -677,9 +695,9 @@ HELP = {
     "scale_schedule": f"how the scale grows: {', '.join(SCHEDULES)}",
     "loss": "contrastive, or balanced: positives and negatives weighted against each other",
     "positive_weight": "weight of the positives in the balanced loss, 0 to 1",
-    "temperature": "of the contrastive loss",
+    "temperature": "of the contrastive loss; 0: for each code length by how surely training pairs' partners can be told",
     "structure_weight": "share of each target given to pairs that are alike, 0 to 1",
-    "structure_temperature": "of the softmax that says which pairs are alike",
+    "alike": "share of a batch that a pair is taken to be like, 0 to 1",
     "fusion": "how items with both modalities get a code: late, or UCMFH's transformer",
     "hidden": "width of the hash heads' hidden layer",
     "batch_norm": "normalise each bit before the tanh",

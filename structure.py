@@ -1,26 +1,38 @@
-"""Which training pairs are alike, judged without labels: the structure that the contrastive losses aim at."""
+"""What the training pairs tell of themselves, without labels: which are alike, and how surely partners can be told.
+
+The structure that the contrastive losses aim at, and the two temperatures that follow from the data.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from math import exp, log
+
 import torch
+from scipy.optimize import minimize_scalar
 from torch import Tensor
-from torch.nn.functional import normalize
+from torch.nn.functional import cross_entropy, normalize
 
 DIMENSIONS = 128
 RIDGE = 0.5  # of a modality's mean variance
+UNSURE = 0.5  # UCMFH's temperature, here that of pairs which can't be told apart at all
+LOWEST = 0.05
+HELD_OUT = 8  # every eighth pair
+FEWEST = 16  # held-out pairs that say how surely partners can be told
+SAMPLE = 8  # batches that the structure temperature is measured on
 
 
-def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Both modalities in the space of what they have in common, by regularised canonical correlation analysis.
+def canonical_directions(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """The directions in which images and texts of the same pair agree, by regularised canonical correlation analysis.
 
-    The canonical directions (Hotelling, 1936; with a ridge, Vinod, 1976) are those in which images and texts of the
-    same pair agree; each is weighted by its correlation, so that what only one modality shows counts little.
+    Hotelling (1936), with a ridge (Vinod, 1976). Each direction is weighted by its correlation, so that what only one
+    modality shows counts little.
 
     Args:
-        image, text: (n, d_i) and (n, d_t) features of the training pairs, centred.
+        image, text: (n, d_i) and (n, d_t) features of training pairs, centred.
 
     Returns:
-        Two (n, min(128, d_i, d_t)), rows of length 1.
+        (d_i, k) and (d_t, k), k = min(d_i, d_t), the highest correlation first.
     """
     factors = []
     for side in (image, text):
@@ -30,10 +42,18 @@ def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     cross = torch.linalg.solve_triangular(factors[0], (image.T @ text).double() / len(image), upper=False)
     cross = torch.linalg.solve_triangular(factors[1], cross.T, upper=False).T
     left, correlation, right = torch.linalg.svd(cross, full_matrices=False)
-    return tuple(
-        normalize(side @ torch.linalg.solve_triangular(factor.T, basis[:, :DIMENSIONS] * correlation[:DIMENSIONS],
-                                                       upper=True).to(side.dtype), dim=1)
-        for side, factor, basis in ((image, factors[0], left), (text, factors[1], right.T)))
+    return tuple(torch.linalg.solve_triangular(factor.T, basis * correlation, upper=True).to(image.dtype)
+                 for factor, basis in zip(factors, (left, right.T)))
+
+
+def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Both modalities of centred training pairs (n, d_i), (n, d_t) in the space of their canonical directions.
+
+    Returns:
+        Two (n, min(128, d_i, d_t)), rows of length 1.
+    """
+    directions = canonical_directions(image, text)
+    return tuple(normalize(side @ basis[:, :DIMENSIONS], dim=1) for side, basis in zip((image, text), directions))
 
 
 def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -50,3 +70,75 @@ def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor
     """
     similarity = (image @ image.T + text @ text.T) / 2
     return torch.softmax(similarity.fill_diagonal_(-torch.inf) / temperature, dim=1)
+
+
+def structure_temperature(image: Tensor, text: Tensor, batch: int, alike: float) -> float:
+    """The temperature at which a pair is like the share ``alike`` of its batch, on average.
+
+    The number of pairs that one is like is the perplexity of its row of :func:`structure_targets`, the exponential of
+    its entropy, as t-SNE sets its bandwidth (van der Maaten & Hinton, JMLR 2008, eq. 4).
+
+    Args:
+        image, text: (n, d) each, rows of length 1, from :func:`shared_space`; n at least ``batch``.
+    """
+    rows = _shuffled(len(image))[:len(image) // batch * batch].view(-1, batch)[:SAMPLE]
+
+    def number_alike(temperature: float) -> float:
+        targets = torch.cat([structure_targets(image[some], text[some], temperature) for some in rows])
+        return exp(-torch.xlogy(targets, targets).sum(dim=1).mean().item())
+
+    return _where(number_alike, alike * batch, 1e-3, 10.0)
+
+
+def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], batch: int) -> dict[int, float]:
+    r"""The temperature of the contrastive loss for each code length, from how surely partners can be told.
+
+        temperature = 0.5 * u,      u = min_t L(t) / ln(batch)
+
+    L(t) is InfoNCE (van den Oord et al., 2018, eq. 4, both directions) at temperature t, on batches of pairs that were
+    held out when the canonical directions were computed, with the cosines in as many of the directions as the code has
+    bits. u is the share of the uncertainty about an item's partner that the features leave: 1 where they say nothing,
+    which gives UCMFH's 0.5; near 0 where partners are certain. The better partners can be told, the finer the
+    differences that a code can learn, and a low temperature is what makes it learn them.
+
+    Args:
+        image, text: (n, d_i) and (n, d_t) features of the training pairs, centred.
+
+    Returns:
+        Temperatures from 0.05 to 0.5 by code length; 0.5 where fewer than 16 pairs can be held out.
+    """
+    rows = _shuffled(len(image))
+    held_out, rest = rows[::HELD_OUT], torch.cat([rows[start::HELD_OUT] for start in range(1, HELD_OUT)])
+    batch = min(batch, len(held_out))
+    if batch < FEWEST:
+        return dict.fromkeys(lengths, UNSURE)
+    directions = canonical_directions(image[rest], text[rest])
+    held_out = held_out[:len(held_out) // batch * batch]
+    partner = torch.arange(batch, device=image.device).repeat(len(held_out) // batch)
+
+    def temperature(bits: int) -> float:
+        sides = [normalize(side[held_out] @ basis[:, :bits], dim=1).view(-1, batch, min(bits, basis.shape[1]))
+                 for side, basis in zip((image, text), directions)]
+        cosine = sides[0] @ sides[1].mT
+        both = torch.cat([cosine, cosine.mT]).flatten(0, 1)
+
+        def loss(log_t: float) -> float:
+            return cross_entropy(both / exp(log_t), partner.repeat(2)).item()
+
+        least = minimize_scalar(loss, bounds=(log(0.01), log(10.0)), method="bounded").fun  # convex in 1 / t
+        return min(max(UNSURE * float(least) / log(batch), LOWEST), UNSURE)
+
+    return {bits: temperature(bits) for bits in lengths}
+
+
+def _shuffled(rows: int) -> Tensor:
+    """The same order every time: what the data say must not depend on a run's seed."""
+    return torch.randperm(rows, generator=torch.Generator().manual_seed(0))
+
+
+def _where(rising: Callable[[float], float], value: float, low: float, high: float) -> float:
+    """The argument at which a rising function has a value, by bisection of its logarithm; or the nearest bound."""
+    for _ in range(30):
+        middle = (low * high) ** 0.5
+        low, high = (middle, high) if rising(middle) < value else (low, middle)
+    return (low * high) ** 0.5

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loss import BalancedContrastiveLoss, ContrastiveLoss
-from structure import shared_space, structure_targets
+from structure import contrast_temperatures, shared_space, structure_targets, structure_temperature
 
 
 def naive(image, text, temperature, structure=None, share=0.0):
@@ -72,3 +72,48 @@ def test_shared_space_finds_what_the_modalities_share():
     agreement = torch.cosine_similarity(*shared_space(image - image.mean(0), text - text.mean(0))).mean()
     unrelated = torch.cosine_similarity(*shared_space(torch.randn(2000, 13), torch.randn(2000, 9))).mean()
     assert agreement > 0.8 > unrelated + 0.3
+
+
+def features(pairs, shared, own, seed=0):
+    """Image and text features with ``shared`` common latent dimensions, and noise of ``own`` times their size."""
+    random = torch.Generator().manual_seed(seed)
+    latent = torch.randn(pairs, shared, generator=random)
+    sides = []
+    for width in (40, 30):
+        side = latent @ torch.randn(shared, width, generator=random) / shared**0.5
+        side = side + own * torch.randn(pairs, width, generator=random)
+        sides.append(torch.nn.functional.normalize(side - side.mean(dim=0), dim=1))
+    return sides
+
+
+@pytest.mark.parametrize("alike", [0.05, 0.1, 0.3])
+def test_the_structure_temperature_gives_the_share_that_is_asked_for(alike):
+    spaces = shared_space(*features(512, 12, 0.5))
+    found = structure_temperature(*spaces, batch=64, alike=alike)
+    entropy = []
+    for start in range(0, 512, 64):  # another partition into batches: the share is that of batches at large
+        row = structure_targets(*(side[start:start + 64] for side in spaces), found)
+        entropy.append(-(row.clamp_min(1e-30).log() * row).sum(dim=1).mean())
+    assert torch.stack(entropy).mean().exp().item() == pytest.approx(64 * alike, rel=0.1)
+
+
+def test_the_temperature_falls_as_partners_get_surer():
+    sure, unsure, hopeless = (contrast_temperatures(*features(800, 12, own), [4, 12, 128], batch=50)
+                              for own in (0.5, 1.0, 1000.0))
+    for bits in (4, 12):
+        assert 0.05 <= sure[bits] < unsure[bits] - 0.02
+    assert sure[12] < sure[4] - 0.02  # more bits tell partners better
+    assert all(value == pytest.approx(0.5, abs=0.01) for value in hopeless.values())
+
+
+def test_the_temperature_is_half_the_uncertainty_that_held_out_partners_leave():
+    """Four kinds of pairs, told without fail: the uncertainty that is left is the choice among a batch's own kind."""
+    kind = torch.arange(4096) % 4
+    image, text = torch.eye(4)[kind] - 0.25, (torch.eye(4) - 0.25)[kind][:, torch.tensor([2, 0, 3, 1])]
+    expected = 0.5 * torch.log(torch.tensor(64 / 4)) / torch.log(torch.tensor(64.0))
+    assert contrast_temperatures(image, text, [8], batch=64)[8] == pytest.approx(expected.item(), abs=0.01)
+
+
+def test_too_few_pairs_to_hold_any_out_get_the_published_temperature():
+    assert contrast_temperatures(*features(120, 3, 0.1), [16], batch=64) == {16: 0.5}
+    assert contrast_temperatures(*features(128, 3, 0.1), [16], batch=64)[16] < 0.4
