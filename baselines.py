@@ -258,12 +258,12 @@ class UCCH(DeepBaseline):
 
     name = "UCCH"
     reference = "Hu et al., Unsupervised Contrastive Cross-modal Hashing, TPAMI 2023"
-    epochs, batch_size = 20, 256
+    epochs, batch_size, width = 20, 256, 8192
     negatives, temperature, momentum = 4096, 0.9, 0.4
     margin, shift, weight = 0.2, 0.1, 0.7
 
     def _build(self, image, text):
-        width = 8192
+        width = self.width
         self._modules = self.hash = nn.ModuleList([
             nn.Sequential(nn.Linear(image.shape[1], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
                           nn.Linear(width, self.bits), nn.Tanh()),
@@ -317,7 +317,7 @@ class CIRH(DeepBaseline):
     published 3000 of 5000 pairs are zeroed, here the same share), S2 = 2 / (1 + exp(-S1)) - 1 + identity, and
     S = 0.6 S1 + 0.4 (S2 + S2') / 2. Every epoch,
 
-    - :class:`GraphNet` learns codes H = tanh(.) of pairs, mixed with two of their neighbours, with the loss
+    - :class:`GraphNet` learns codes H of pairs, mixed with two of their neighbours, with the loss
       10 [mse of the reconstructed features] + mse(S, cos(H_I)) + mse(S, cos(H_T)) + mse(S, cos(H)) + mse(H, sign(H));
     - the hash functions, on unit-length features, learn B = sign(H) with the loss
       mse(F_I, B) + mse(F_T, B) + mse(F_I, F_T) + 0.01 [mse(S, cos(F_I, F_T)) + mse(S, cos(F_I)) + mse(S, cos(F_T))].
@@ -344,13 +344,13 @@ class CIRH(DeepBaseline):
         self.graph_optimizer = torch.optim.Adam(self.graph.parameters(), lr=1e-3, fused=True)
         self.hash_optimizer = torch.optim.Adam(self.hash.parameters(), lr=1e-4, fused=True)
         self.unit = normalize(image, dim=1), normalize(text, dim=1)
-        self.least = self.smallest_kept(*self.unit)
+        self.cuts = self.cut(*self.unit)
 
     def _epoch(self, epoch, image, text):
         batches = self._batches(len(image), least=4)
         targets = []
         for rows in batches:
-            affinity = self.affinity(*(side[rows] for side in self.unit), self.least[rows])
+            affinity = self.affinity(*(side[rows] for side in self.unit), self.cuts[rows])
             third, second = affinity.argsort(dim=1)[:, -4:-2].T  # the last is the item itself
             mixed = [0.7 * x[rows] + 0.2 * x[rows][second] + 0.1 * x[rows][third] for x in (image, text)]
             *sides, joint, decoded = self.graph(*mixed, affinity)
@@ -359,7 +359,7 @@ class CIRH(DeepBaseline):
                     + sum(mse_loss(cosines(codes), affinity) for codes in (*sides, joint)))
             yield step(loss, self.graph_optimizer)
         for rows, target in zip(batches, targets):
-            affinity = self.affinity(*(side[rows] for side in self.unit), self.least[rows])
+            affinity = self.affinity(*(side[rows] for side in self.unit), self.cuts[rows])
             loss = self.hash_loss(*(net(side[rows]) for net, side in zip(self.hash, self.unit)), target, affinity)
             yield step(loss, self.hash_optimizer)
 
@@ -367,18 +367,20 @@ class CIRH(DeepBaseline):
         return self.hash[side](normalize(features[side], dim=1))
 
     @classmethod
-    def smallest_kept(cls, image: Tensor, text: Tensor, rows: int = 1024) -> Tensor:
-        """The smallest similarity (n,) that each training pair keeps, of unit features (n, d_i) and (n, d_t)."""
-        rank = round(cls.zeroed * len(image)) + 1
+    def cut(cls, image: Tensor, text: Tensor, rows: int = 1024) -> Tensor:
+        """Where each training pair's similarities are cut (n,), of unit features (n, d_i) and (n, d_t): between the largest
+        that is zeroed and the smallest that is kept.
+        """
+        zeroed = round(cls.zeroed * len(image))
         return torch.cat([
-            (cls.image_share * i @ image.T + (1 - cls.image_share) * t @ text.T).kthvalue(rank, dim=1).values
-            for i, t in zip(image.split(rows), text.split(rows))])
+            (cls.image_share * i @ image.T + (1 - cls.image_share) * t @ text.T).sort(dim=1)
+            .values[:, zeroed - 1:zeroed + 1].mean(dim=1) for i, t in zip(image.split(rows), text.split(rows))])
 
     @classmethod
-    def affinity(cls, image: Tensor, text: Tensor, least: Tensor) -> Tensor:
-        """S (B, B) of a batch of unit features (B, d_i) and (B, d_t), with ``least`` (B,) of :meth:`smallest_kept`."""
+    def affinity(cls, image: Tensor, text: Tensor, cut: Tensor) -> Tensor:
+        """S (B, B) of a batch of unit features (B, d_i) and (B, d_t), with ``cut`` (B,) of :meth:`cut`."""
         first = cls.image_share * image @ image.T + (1 - cls.image_share) * text @ text.T
-        first = torch.where(first >= least[:, None], first, 0.0)
+        first = torch.where(first >= cut[:, None], first, 0.0)
         second = 2 * torch.sigmoid(first) - 1 + torch.eye(len(first)).to(first)
         return cls.first_share * first + (1 - cls.first_share) * (second + second.T) / 2
 
