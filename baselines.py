@@ -136,9 +136,9 @@ class CanonicalITQ(CanonicalSign):
 
 
 class CanonicalLSH(CanonicalSign):
-    """Locality-sensitive hashing by random hyperplanes, in the space of all canonical directions weighted as in CCA-ITQ.
+    """Locality-sensitive hashing: random hyperplanes in the space of all canonical directions, weighted as in CCA-ITQ.
 
-    Any number of bits; two items differ in a bit with the probability angle / pi.
+    Any number of bits; the probability that two items differ in a bit is their angle / pi.
     """
 
     name, reference = "LSH", "Charikar, Similarity estimation techniques from rounding algorithms, STOC 2002"
@@ -178,7 +178,8 @@ class DeepBaseline(Baseline):
             self._modules.train()
             loss = sum(self._epoch(epoch, image, text))
             if not torch.isfinite(loss):
-                raise InputError(f"{self.name}: the loss is {loss.item()} in epoch {epoch}; are the features very large?")
+                raise InputError(f"{self.name}: the loss is {loss.item()} in epoch {epoch}; "
+                                 f"are the features very large?")
             self._modules.eval()
             on_epoch(epoch)
 
@@ -191,7 +192,7 @@ class DeepBaseline(Baseline):
         raise NotImplementedError
 
     def _batches(self, count: int, least: int | None = None) -> list[Tensor]:
-        """The rows 0 to count - 1 in random order, by batches; one of fewer than ``least`` (a whole batch) is left out."""
+        """Rows 0 to count - 1 in random order, in batches; one of fewer than ``least`` (a whole batch) is left out."""
         size = min(self.batch_size, count)
         return [rows for rows in torch.randperm(count).to(self.device).split(size) if len(rows) >= (least or size)]
 
@@ -204,8 +205,8 @@ class DJSRH(DeepBaseline):
         S~ = beta S_I + (1 - beta) S_T,    S = (1 - eta) S~ + eta S~ S~' / m,
         loss = mse(mu S, cos(B_I, B_T)) + lambda [mse(mu S, cos(B_I, B_I)) + mse(mu S, cos(B_T, B_T))].
 
-    B = tanh(sqrt(epoch) h), epoch 1 the first. Images pass the layer that the paper puts on AlexNet's features, texts one
-    hidden layer of 4096.
+    B = tanh(sqrt(epoch) h), epoch 1 the first. Images pass the one layer that the paper puts on AlexNet's features,
+    texts also a hidden layer of 4096.
     """
 
     name = "DJSRH"
@@ -217,15 +218,15 @@ class DJSRH(DeepBaseline):
         self._modules = self.hash = nn.ModuleList([
             ScaledTanh(nn.Linear(image.shape[1], self.bits)),
             ScaledTanh(nn.Linear(text.shape[1], 4096), nn.ReLU(), nn.Linear(4096, self.bits))]).to(self.device)
-        self.optimizer = torch.optim.SGD([{"params": net.parameters(), "lr": lr} for net, lr in zip(self.hash, (1e-3, 1e-2))],
-                                         momentum=0.9, weight_decay=5e-4, fused=True)
+        groups = [{"params": net.parameters(), "lr": lr} for net, lr in zip(self.hash, (1e-3, 1e-2))]
+        self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, fused=True)
 
     def _epoch(self, epoch, image, text):
         for net in self.hash:
             net.scale = epoch**0.5
         for rows in self._batches(len(image)):
-            loss = self.loss(self.affinity(image[rows], text[rows]), self.hash[0](image[rows]), self.hash[1](text[rows]))
-            yield step(loss, self.optimizer)
+            affinity = self.affinity(image[rows], text[rows])
+            yield step(self.loss(affinity, self.hash[0](image[rows]), self.hash[1](text[rows])), self.optimizer)
 
     @classmethod
     def affinity(cls, image: Tensor, text: Tensor) -> Tensor:
@@ -246,12 +247,12 @@ class UCCH(DeepBaseline):
     Outputs z = tanh(f) / |tanh(f)| of both modalities are contrasted with the codes sign(m) of the training pairs,
     K = 4096 of which are drawn at random (with replacement, its own perhaps among them) for each item i:
 
-        L_c = sum over both modalities of -log softmax_j(cos(z_i, sign(m_j)) / T)[own],   m_i <- norm(mu m_i + (1 - mu) z_i),
+        L_c = sum over both modalities of -log softmax_j(cos(z_i, sign(m_j)) / T) at j = i
 
-    z_i being the mean of the pair's outputs, at length 1. In the first epoch, the warm-up, the codes are the signs of the
-    batch's own z, and mu = 0. The ranking loss lets negatives that are not near the positive, by a margin of 0.2, count
-    less, by a shift of 0.1; with s_ij the cosine of image i and text j, and s'_ij = s_ij if s_ij >= s_ii - 0.2, else
-    s_ij - 0.1,
+    The memory of a pair moves with its outputs, p_i their mean at length 1: m_i <- norm(mu m_i + (1 - mu) p_i),
+    mu = 0.4. In the first epoch, the warm-up, mu = 0 and the codes are the signs of the batch's own p. The ranking loss
+    makes negatives that are far from the positive, by a margin of 0.2, count less, by a shift of 0.1: with s_ij the
+    cosine of image i and text j, and s'_ij = s_ij if s_ij >= s_ii - 0.2, else s_ij - 0.1,
 
         L_r = mean_i [log sum_j exp(s'_ij) - s_ii] + the same over columns,       loss = 0.7 L_c + 0.3 L_r.
     """
@@ -368,8 +369,8 @@ class CIRH(DeepBaseline):
 
     @classmethod
     def cut(cls, image: Tensor, text: Tensor, rows: int = 1024) -> Tensor:
-        """Where each training pair's similarities are cut (n,), of unit features (n, d_i) and (n, d_t): between the largest
-        that is zeroed and the smallest that is kept.
+        """Between which similarities each pair is cut (n,): the largest zeroed and the smallest kept, of unit features
+        (n, d_i) and (n, d_t) of the training pairs.
         """
         zeroed = round(cls.zeroed * len(image))
         return torch.cat([
@@ -424,8 +425,8 @@ class GraphNet(nn.Module):
 class UCMFH(DeepBaseline):
     """Unsupervised cross-modal fusion hashing, as published: one Transformer over a pair, then a hash head a modality.
 
-    The loss is NT-Xent (:class:`loss.ContrastiveLoss`) at temperature 0.5 of the fused features plus half of that of the
-    codes, tanh(x) without a scale. The heads' learning rate is multiplied by 1.2 at steps 30 and 80, which in the
+    The loss is NT-Xent (:class:`loss.ContrastiveLoss`) at temperature 0.5, of the fused features plus half of that of
+    the codes, tanh(x) without a scale. The heads' learning rate is multiplied by 1.2 at steps 30 and 80, which in the
     authors' code are steps, not epochs. A code depends on its own item alone: the authors' evaluation, in which the
     items of a batch attend to each other, is not repeated. Nor is dropout of attention weights (model.FusionLayer).
     """

@@ -63,7 +63,7 @@ class CCA:
 def partner_rank(image: Tensor, text: Tensor) -> float:
     """How well partners find each other: the geometric mean, over items and both ways, of the partner's rank by cosine.
 
-    1 is perfect. Unlike recall at a cut it hears every item, and unlike the mean reciprocal rank not the first few only.
+    1 is perfect. Every item counts, not only those near the top as in recall at a cut or the mean reciprocal rank.
 
     Args:
         image, text: (n, k) each, row i of both from the same pair.
