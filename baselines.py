@@ -1,8 +1,8 @@
 """Other methods of unsupervised cross-modal hashing with one interface: fit on pairs, encode one modality.
 
 Each is written from its paper, with the settings that its authors published for MIRFlickr-25K; where the paper leaves
-something open, from the facts in their code. All see the same frozen features: what some fine-tune below them (DJSRH's
-AlexNet) is outside. Nothing reads labels.
+something open, from the facts in their code. All see the same frozen features, brought to unit length so that neither
+modality drowns the other; what some fine-tune below them (DJSRH's AlexNet) is outside. Nothing reads labels.
 
     method = METHODS["CCA-ITQ"](bits=64, seed=0)
     method.fit(train.image, train.text)
@@ -57,7 +57,7 @@ class Baseline:
             raise InputError(f"{self.name}: {len(image)} images and {len(text)} texts to train on; "
                              f"expected as many of each, {MIN_PAIRS} or more")
         torch.manual_seed(self.seed)
-        self._fit(image.to(self.device), text.to(self.device), on_epoch or (lambda epoch: None))
+        self._fit(*(normalize(side.to(self.device), dim=1) for side in (image, text)), on_epoch or (lambda epoch: None))
 
     def encode_image(self, image: Tensor, text: Tensor | None = None) -> Tensor:
         """Real-valued codes (n, bits), on the CPU, of images (n, d_i); their signs are the hash codes.
@@ -74,16 +74,18 @@ class Baseline:
     def _encode(self, side: int, *features: Tensor | None) -> Tensor:
         parts = []
         for start in range(0, len(features[side]), ENCODE_ROWS):
-            image, text = (None if x is None else x[start:start + ENCODE_ROWS].to(self.device) for x in features)
+            rows = slice(start, start + ENCODE_ROWS)
+            image, text = (None if x is None else normalize(x[rows].to(self.device), dim=1) for x in features)
             parts.append(self._codes(side, image, text).cpu())
         return torch.cat(parts)
 
     def _fit(self, image: Tensor, text: Tensor, on_epoch: Callable[[int], None]) -> None:
+        """Learn from features of unit length, so that ``self.hash`` has a map from features to codes for each side."""
         raise NotImplementedError
 
     def _codes(self, side: int, image: Tensor | None, text: Tensor | None) -> Tensor:
-        """Codes of images (``side`` 0) or texts (1)."""
-        return self.hash[side]((image, text)[side])
+        """Codes of images (``side`` 0) or texts (1), of unit length."""
+        return self.hash[side]((image, text)[side]).float()
 
 
 # --- shallow methods --------------------------------------------------------------------------------------------------
@@ -92,7 +94,7 @@ class Baseline:
 class CanonicalSign(Baseline):
     """CCA: a bit is the sign of a canonical direction, the directions of the highest correlation first.
 
-    Features are brought to unit length. The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the
+    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the
     directions then come from all pairs. There are min(d_i, d_t) directions, and no more bits.
     """
 
@@ -100,15 +102,11 @@ class CanonicalSign(Baseline):
     bounded = False
 
     def _fit(self, image, text, on_epoch):
-        image, text = normalize(image, dim=1), normalize(text, dim=1)
         dimensions = self._dimensions(min(image.shape[1], text.shape[1]))
         ridge = choose_ridge(image, text, dimensions, self.seed)
         maps = CCA(image, text).maps(ridge, dimensions)
         mixing = self._mixing(torch.cat([maps[0](image), maps[1](text)]))
         self.hash = [CentredLinear(side.mean, side.weight @ mixing) for side in maps]
-
-    def _codes(self, side, *features):
-        return self.hash[side](normalize(features[side], dim=1)).float()
 
     def _dimensions(self, limit: int) -> int:
         if self.bits > limit:
@@ -316,11 +314,11 @@ class CIRH(DeepBaseline):
 
     S1 = 0.6 S_I + 0.4 S_T, the features' cosines, in which each row keeps only its two fifths that are largest (the
     published 3000 of 5000 pairs are zeroed, here the same share), S2 = 2 / (1 + exp(-S1)) - 1 + identity, and
-    S = 0.6 S1 + 0.4 (S2 + S2') / 2. Every epoch,
+    S = 0.6 S1 + 0.4 (S2 + S2') / 2. In every epoch,
 
     - :class:`GraphNet` learns codes H of pairs, mixed with two of their neighbours, with the loss
       10 [mse of the reconstructed features] + mse(S, cos(H_I)) + mse(S, cos(H_T)) + mse(S, cos(H)) + mse(H, sign(H));
-    - the hash functions, on unit-length features, learn B = sign(H) with the loss
+    - the hash functions learn B = sign(H) with the loss
       mse(F_I, B) + mse(F_T, B) + mse(F_I, F_T) + 0.01 [mse(S, cos(F_I, F_T)) + mse(S, cos(F_I)) + mse(S, cos(F_T))].
 
     The neighbours are the second and third nearest in the batch, as in the authors' code. There, S of the second loss
@@ -344,28 +342,23 @@ class CIRH(DeepBaseline):
         self._modules = nn.ModuleList([self.graph, self.hash]).to(self.device)
         self.graph_optimizer = torch.optim.Adam(self.graph.parameters(), lr=1e-3, fused=True)
         self.hash_optimizer = torch.optim.Adam(self.hash.parameters(), lr=1e-4, fused=True)
-        self.unit = normalize(image, dim=1), normalize(text, dim=1)
-        self.cuts = self.cut(*self.unit)
+        self.cuts = self.cut(image, text)
 
     def _epoch(self, epoch, image, text):
         batches = self._batches(len(image), least=4)
         targets = []
         for rows in batches:
-            affinity = self.affinity(*(side[rows] for side in self.unit), self.cuts[rows])
-            third, second = affinity.argsort(dim=1)[:, -4:-2].T  # the last is the item itself
-            mixed = [0.7 * x[rows] + 0.2 * x[rows][second] + 0.1 * x[rows][third] for x in (image, text)]
+            affinity = self.affinity(image[rows], text[rows], self.cuts[rows])
+            mixed = [self.mix(side[rows], affinity) for side in (image, text)]
             *sides, joint, decoded = self.graph(*mixed, affinity)
             targets.append(joint.detach().sign())
             loss = (self.reconstruction * sum(map(mse_loss, decoded, mixed)) + mse_loss(joint, targets[-1])
                     + sum(mse_loss(cosines(codes), affinity) for codes in (*sides, joint)))
             yield step(loss, self.graph_optimizer)
         for rows, target in zip(batches, targets):
-            affinity = self.affinity(*(side[rows] for side in self.unit), self.cuts[rows])
-            loss = self.hash_loss(*(net(side[rows]) for net, side in zip(self.hash, self.unit)), target, affinity)
+            affinity = self.affinity(image[rows], text[rows], self.cuts[rows])
+            loss = self.hash_loss(self.hash[0](image[rows]), self.hash[1](text[rows]), target, affinity)
             yield step(loss, self.hash_optimizer)
-
-    def _codes(self, side, *features):
-        return self.hash[side](normalize(features[side], dim=1))
 
     @classmethod
     def cut(cls, image: Tensor, text: Tensor, rows: int = 1024) -> Tensor:
@@ -384,6 +377,13 @@ class CIRH(DeepBaseline):
         first = torch.where(first >= cut[:, None], first, 0.0)
         second = 2 * torch.sigmoid(first) - 1 + torch.eye(len(first)).to(first)
         return cls.first_share * first + (1 - cls.first_share) * (second + second.T) / 2
+
+    @staticmethod
+    def mix(features: Tensor, affinity: Tensor) -> Tensor:
+        """Features (B, d) mixed with those of the second and third nearest by S (B, B), in which each is nearest to itself.
+        """
+        third, second = affinity.argsort(dim=1)[:, -4:-2].T
+        return 0.7 * features + 0.2 * features[second] + 0.1 * features[third]
 
     @classmethod
     def hash_loss(cls, image: Tensor, text: Tensor, target: Tensor, affinity: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from cca import CCA, RIDGES, choose_ridge, partner_rank
 from errors import InputError
 
 BITS = 8
-SHORT = {"DJSRH": 10, "UCCH": 6, "CIRH": 40, "UCMFH": 8}  # epochs, enough for three clusters
+SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8}  # epochs, enough for three clusters
 NAMES = list(METHODS)
 
 
@@ -73,9 +73,9 @@ def test_a_short_fit_retrieves_far_above_chance(name):
         assert codes.shape == (48, 16) and codes.dtype == torch.float32 and codes.isfinite().all()
         assert not method.bounded or codes.abs().max() <= 1
     image, text = (metric.sign_codes(codes.numpy()) for codes in outputs)
-    chance = 1 / 3
+    expected = 0.5 if method.epochs is None else 0.7  # random codes have 0.37, and bits of noise cost CCA a lot
     for query, items in ((image, text), (text, image)):
-        assert metric.mean_average_precision(query, items, test[2], test[2]) > chance + 0.25
+        assert metric.mean_average_precision(query, items, test[2], test[2]) > expected
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -94,6 +94,12 @@ def test_the_seed_decides(name, train, test):
     assert torch.equal(first, again)
     if name != "CCA":  # its only random choice is which pairs judge the ridge
         assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("name", ["CCA-ITQ", "CIRH"])
+def test_the_length_of_features_does_not_matter(name, train, test):
+    longer = fitted(name, [4 * train[0], train[1] / 2], epochs=1)
+    assert torch.equal(longer.encode_image(8 * test[0]), fitted(name, train, epochs=1).encode_image(test[0]))
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].epochs])
@@ -295,6 +301,15 @@ def test_cirh_affinity_against_its_formula(batch):
     part = [3, 0, 4]
     np.testing.assert_allclose(CIRH.affinity(image[part], text[part], cut[part]), expected[np.ix_(part, part)],
                                atol=1e-12)
+
+
+def test_cirh_mixes_in_the_second_and_third_neighbour():
+    features = torch.randn(5, 6)
+    affinity = torch.tensor([[9., 5, 7, 3, 1], [1, 9, 2, 3, 4], [0, 7, 9, 8, 6], [4, 3, 2, 9, 1], [8, 7, 6, 5, 9]])
+    a, b, c, d, e = features
+    expected = [0.7 * a + 0.2 * b + 0.1 * d, 0.7 * b + 0.2 * d + 0.1 * c, 0.7 * c + 0.2 * b + 0.1 * e,
+                0.7 * d + 0.2 * b + 0.1 * c, 0.7 * e + 0.2 * b + 0.1 * c]
+    torch.testing.assert_close(CIRH.mix(features, affinity), torch.stack(expected))
 
 
 def test_cirh_hash_loss_against_its_formula(batch):
