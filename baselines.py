@@ -94,8 +94,8 @@ class Baseline:
 class CanonicalSign(Baseline):
     """CCA: a bit is the sign of a canonical direction, the directions of the highest correlation first.
 
-    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the
-    directions then come from all pairs. There are min(d_i, d_t) directions, and no more bits.
+    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the directions then come from all pairs. There
+    are min(d_i, d_t) of them, and no more bits.
     """
 
     name, reference = "CCA", "Hotelling, Relations between two sets of variates, Biometrika 1936"
@@ -173,16 +173,16 @@ class DeepBaseline(Baseline):
     def _fit(self, image, text, on_epoch):
         self._build(image, text)
         for epoch in range(1, self.epochs + 1):
-            self._modules.train()
+            self.networks.train()
             loss = sum(self._epoch(epoch, image, text))
             if not torch.isfinite(loss):
                 raise InputError(f"{self.name}: the loss is {loss.item()} in epoch {epoch}; "
                                  f"are the features very large?")
-            self._modules.eval()
+            self.networks.eval()
             on_epoch(epoch)
 
     def _build(self, image: Tensor, text: Tensor) -> None:
-        """Make the networks, ``hash`` of which encode, and the optimizers."""
+        """Make the optimizers and ``networks``, which are all that trains; ``hash`` of them encode."""
         raise NotImplementedError
 
     def _epoch(self, epoch: int, image: Tensor, text: Tensor) -> Iterator[Tensor]:
@@ -213,7 +213,7 @@ class DJSRH(DeepBaseline):
     beta, eta, mu, weight = 0.9, 0.4, 1.5, 0.1
 
     def _build(self, image, text):
-        self._modules = self.hash = nn.ModuleList([
+        self.networks = self.hash = nn.ModuleList([
             ScaledTanh(nn.Linear(image.shape[1], self.bits)),
             ScaledTanh(nn.Linear(text.shape[1], 4096), nn.ReLU(), nn.Linear(4096, self.bits))]).to(self.device)
         groups = [{"params": net.parameters(), "lr": lr} for net, lr in zip(self.hash, (1e-3, 1e-2))]
@@ -263,7 +263,7 @@ class UCCH(DeepBaseline):
 
     def _build(self, image, text):
         width = self.width
-        self._modules = self.hash = nn.ModuleList([
+        self.networks = self.hash = nn.ModuleList([
             nn.Sequential(nn.Linear(image.shape[1], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
                           nn.Linear(width, self.bits), nn.Tanh()),
             nn.Sequential(nn.Linear(text.shape[1], width), nn.ReLU(), nn.Linear(width, self.bits), nn.Tanh())
@@ -339,7 +339,7 @@ class CIRH(DeepBaseline):
             for dim, width in ((image_dim, 4096), (text_dim, text_dim))])
         for net in self.hash:
             nn.init.normal_(net[3].weight)
-        self._modules = nn.ModuleList([self.graph, self.hash]).to(self.device)
+        self.networks = nn.ModuleList([self.graph, self.hash]).to(self.device)
         self.graph_optimizer = torch.optim.Adam(self.graph.parameters(), lr=1e-3, fused=True)
         self.hash_optimizer = torch.optim.Adam(self.hash.parameters(), lr=1e-4, fused=True)
         self.cuts = self.cut(image, text)
@@ -380,9 +380,8 @@ class CIRH(DeepBaseline):
 
     @staticmethod
     def mix(features: Tensor, affinity: Tensor) -> Tensor:
-        """Features (B, d) mixed with those of the second and third nearest by S (B, B), in which each is nearest to itself.
-        """
-        third, second = affinity.argsort(dim=1)[:, -4:-2].T
+        """Features (B, d), each mixed with those of its second and third neighbour by S (B, B)."""
+        third, second = affinity.argsort(dim=1)[:, -4:-2].T  # an item is last in its own row
         return 0.7 * features + 0.2 * features[second] + 0.1 * features[third]
 
     @classmethod
@@ -440,7 +439,7 @@ class UCMFH(DeepBaseline):
         self.fusion = FuseTransEncoder(image.shape[1], text.shape[1])
         head = dict(hidden=4096, dropout=0.3, use_progressive=False, batch_norm=False)
         self.hash = nn.ModuleList(Head(self.fusion.width, self.bits, **head) for Head in (ImageMlp, TextMlp))
-        self._modules = nn.ModuleList([self.fusion, self.hash]).to(self.device)
+        self.networks = nn.ModuleList([self.fusion, self.hash]).to(self.device)
         adam = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
         self.optimizers = adam(self.fusion.parameters(), lr=1e-4), adam(self.hash.parameters(), lr=1e-3)
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizers[1], milestones=[30, 80], gamma=1.2)
