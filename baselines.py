@@ -94,8 +94,8 @@ class Baseline:
 class CanonicalSign(Baseline):
     """CCA: a bit is the sign of a canonical direction, the directions of the highest correlation first.
 
-    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the directions then come from all pairs. There
-    are min(d_i, d_t) of them, and no more bits.
+    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the directions then come from all pairs.
+    There are min(d_i, d_t) of them, and no more bits.
     """
 
     name, reference = "CCA", "Hotelling, Relations between two sets of variates, Biometrika 1936"
@@ -176,8 +176,7 @@ class DeepBaseline(Baseline):
             self.networks.train()
             loss = sum(self._epoch(epoch, image, text))
             if not torch.isfinite(loss):
-                raise InputError(f"{self.name}: the loss is {loss.item()} in epoch {epoch}; "
-                                 f"are the features very large?")
+                raise InputError(f"{self.name}: the loss is {loss.item()} in epoch {epoch}; are all features finite?")
             self.networks.eval()
             on_epoch(epoch)
 
