@@ -11,7 +11,7 @@ modality drowns the other; what some fine-tune below them (DJSRH's AlexNet) is o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 
 import torch
@@ -444,12 +444,17 @@ class UCMFH(DeepBaseline):
         self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizers[1], milestones=[30, 80], gamma=1.2)
 
     def _epoch(self, epoch, image, text):
-        contrastive = ContrastiveLoss(temperature=0.5)
         for rows in self._batches(len(image)):
             fused = self.fusion(image[rows], text[rows])
             codes = [head(x) for head, x in zip(self.hash, fused)]
-            yield step(contrastive(*fused) + 0.5 * contrastive(*codes), *self.optimizers)
+            yield step(self.loss(fused, codes), *self.optimizers)
             self.schedule.step()
+
+    @staticmethod
+    def loss(fused: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """The loss of fused features, two (B, width), and of their codes, two (B, bits)."""
+        contrastive = ContrastiveLoss(temperature=0.5)
+        return contrastive(*fused) + 0.5 * contrastive(*codes)
 
     def _codes(self, side, image, text):
         return self.hash[side](self.fusion(image, text)[side])

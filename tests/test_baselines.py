@@ -188,10 +188,10 @@ def test_itq_rotates_and_never_raises_the_quantization_loss():
 def test_itq_only_rotates_what_cca_finds_weighted_by_correlation(train, test):
     itq = fitted("CCA-ITQ", train)
     unit = [normalize(side, dim=1) for side in train[:2]]
-    maps = CCA(*unit).maps(choose_ridge(*unit, BITS, seed=0), BITS)
-    for encode, m, side in zip((itq.encode_image, itq.encode_text), maps, test):
-        expected = m(normalize(side, dim=1))
-        torch.testing.assert_close(encode(side).norm(dim=1), expected.norm(dim=1).float())
+    *directions, correlations = CCA(*unit).directions(choose_ridge(*unit, BITS, seed=0), BITS)
+    for encode, direction, known, side in zip((itq.encode_image, itq.encode_text), directions, unit, test):
+        weighted = (normalize(side, dim=1) - known.mean(dim=0)).double() @ direction @ torch.diag(correlations)
+        torch.testing.assert_close(encode(side).norm(dim=1), weighted.norm(dim=1).float(), rtol=1e-4, atol=1e-5)
 
 
 def test_the_angle_decides_how_many_bits_of_lsh_differ(train, test):
@@ -272,6 +272,17 @@ def test_ucch_ranking_against_its_formula(batch):
     assert UCCH.ranking(image, text).item() == pytest.approx(total / 5)
 
 
+def test_ucch_clips_its_gradient(train, monkeypatch):
+    lengths = []
+
+    def clip(parameters, limit):
+        lengths.append(limit)
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
+    fitted("UCCH", train, epochs=3)
+    assert lengths == [1.0, 1.0, 1.0]
+
+
 def test_ucch_remembers_with_momentum(train):
     method = METHODS["UCCH"](BITS)
     torch.manual_seed(0)
@@ -301,6 +312,16 @@ def test_cirh_affinity_against_its_formula(batch):
     part = [3, 0, 4]
     np.testing.assert_allclose(CIRH.affinity(image[part], text[part], cut[part]), expected[np.ix_(part, part)],
                                atol=1e-12)
+
+
+def test_cirh_teaches_the_hash_functions_the_codes_of_the_graph():
+    train = pairs(96, seed=0, dim=128)
+    method = fitted("CIRH", train)
+    unit = [normalize(side, dim=1) for side in train[:2]]
+    with torch.no_grad():
+        codes = method.graph(*unit, method.affinity(*unit, method.cuts))[2].sign()
+    for outputs in (method.encode_image(train[0]), method.encode_text(train[1])):
+        assert (outputs.sign() == codes).float().mean() > 0.65  # 0.5 by chance
 
 
 def test_cirh_mixes_in_the_second_and_third_neighbour():
@@ -339,6 +360,17 @@ def test_cirh_passes_features_over_the_graph_of_both_modalities(batch):
         torch.testing.assert_close(got, expected)
 
 
+def test_ucmfh_loss_against_its_formula(batch):
+    fused, codes = (batch[0][:, :4], batch[1]), (batch[2], batch[3])
+    total = 0.0
+    for weight, sides in ((1, fused), (0.5, codes)):
+        z = torch.cat(sides)
+        for k in range(10):
+            scores = [np.exp(cosine(z[k], z[other]) / 0.5) for other in range(10)]
+            total -= weight / 10 * np.log(scores[(k + 5) % 10] / (sum(scores) - scores[k]))
+    assert UCMFH.loss(fused, codes).item() == pytest.approx(total)
+
+
 def test_ucmfh_takes_a_missing_modality_as_zeros_and_an_item_from_both(train, test):
     for dims in (24, 10):  # as they are, or through a layer to 512 each
         method = METHODS["UCMFH"](BITS)
@@ -352,9 +384,9 @@ def test_ucmfh_takes_a_missing_modality_as_zeros_and_an_item_from_both(train, te
 
 def test_ucmfh_counts_the_steps_of_its_schedule(train):
     method, rates = UCMFH(BITS), []
-    method.epochs, method.batch_size = 6, 4  # 24 steps an epoch
+    method.epochs, method.batch_size = 8, 8  # 12 steps an epoch
     method.fit(*train[:2], lambda epoch: rates.append([o.param_groups[0]["lr"] for o in method.optimizers]))
-    np.testing.assert_allclose(rates, [[1e-4, 1e-3]] + 2 * [[1e-4, 1.2e-3]] + 3 * [[1e-4, 1.44e-3]])
+    np.testing.assert_allclose(rates, 2 * [[1e-4, 1e-3]] + 4 * [[1e-4, 1.2e-3]] + 2 * [[1e-4, 1.44e-3]])
 
 
 def test_batches_are_whole_unless_the_method_takes_less():
