@@ -1,0 +1,491 @@
+"""Other methods of unsupervised cross-modal hashing with one interface: fit on pairs, encode one modality.
+
+Each is written from its paper, with the settings that its authors published for MIRFlickr-25K; where the paper leaves
+something open, from the facts in their code. All see the same frozen features, brought to unit length so that neither
+modality drowns the other; what some fine-tune below them (DJSRH's AlexNet) is outside. Nothing reads labels.
+
+    method = METHODS["CCA-ITQ"](bits=64, seed=0)
+    method.fit(train.image, train.text)
+    codes = metric.sign_codes(method.encode_image(query.image))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, mse_loss, normalize
+
+from cca import CCA, CentredLinear, choose_ridge
+from errors import InputError
+from loss import ContrastiveLoss
+from model import FuseTransEncoder, ImageMlp, TextMlp
+
+MIN_PAIRS = 16  # an eighth of them judges the ridge of CCA; CIRH looks for three neighbours in a batch
+ENCODE_ROWS = 4096  # items encoded at once
+
+
+class Baseline:
+    """One code length of one method.
+
+    Args:
+        bits: length of the code.
+        seed: every random choice hangs on it; ``fit`` seeds torch's generator with it.
+        device: where to train and encode.
+    """
+
+    name: str
+    reference: str
+    epochs: int | None = None  # None where there are none
+    paired = False  # whether an item that has both modalities gets another code than from one alone
+    bounded = True  # whether outputs lie in [-1, 1]
+
+    def __init__(self, bits: int, seed: int = 0, device: str | torch.device = "cpu"):
+        self.bits, self.seed, self.device = bits, seed, torch.device(device)
+
+    def fit(self, image: Tensor, text: Tensor, on_epoch: Callable[[int], None] | None = None) -> None:
+        """Learn from training pairs: features (n, d_i) and (n, d_t), float32, row i of both from the same pair.
+
+        ``on_epoch(epoch)`` is called after each epoch, 1 the first, and may encode.
+
+        Raises:
+            InputError: fewer than 16 pairs, more bits than the method has, or a loss that is not finite.
+        """
+        if len(image) != len(text) or len(image) < MIN_PAIRS:
+            raise InputError(f"{self.name}: {len(image)} images and {len(text)} texts to train on; "
+                             f"expected as many of each, {MIN_PAIRS} or more")
+        torch.manual_seed(self.seed)
+        self._fit(*(normalize(side.to(self.device), dim=1) for side in (image, text)), on_epoch or (lambda epoch: None))
+
+    def encode_image(self, image: Tensor, text: Tensor | None = None) -> Tensor:
+        """Real-valued codes (n, bits), on the CPU, of images (n, d_i); their signs are the hash codes.
+
+        ``text`` (n, d_t) is what else is known of the items; only methods with ``paired`` use it.
+        """
+        return self._encode(0, image, text)
+
+    def encode_text(self, text: Tensor, image: Tensor | None = None) -> Tensor:
+        """The same for texts (n, d_t)."""
+        return self._encode(1, image, text)
+
+    @torch.no_grad()
+    def _encode(self, side: int, *features: Tensor | None) -> Tensor:
+        parts = []
+        for start in range(0, len(features[side]), ENCODE_ROWS):
+            rows = slice(start, start + ENCODE_ROWS)
+            image, text = (None if x is None else normalize(x[rows].to(self.device), dim=1) for x in features)
+            parts.append(self._codes(side, image, text).cpu())
+        return torch.cat(parts)
+
+    def _fit(self, image: Tensor, text: Tensor, on_epoch: Callable[[int], None]) -> None:
+        """Learn from features of unit length, so that ``self.hash`` has a map from features to codes for each side."""
+        raise NotImplementedError
+
+    def _codes(self, side: int, image: Tensor | None, text: Tensor | None) -> Tensor:
+        """Codes of images (``side`` 0) or texts (1), of unit length."""
+        return self.hash[side]((image, text)[side]).float()
+
+
+# --- shallow methods --------------------------------------------------------------------------------------------------
+
+
+class CanonicalSign(Baseline):
+    """CCA: a bit is the sign of a canonical direction, the directions of the highest correlation first.
+
+    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the directions then come from all pairs.
+    There are min(d_i, d_t) of them, and no more bits.
+    """
+
+    name, reference = "CCA", "Hotelling, Relations between two sets of variates, Biometrika 1936"
+    bounded = False
+
+    def _fit(self, image, text, on_epoch):
+        dimensions = self._dimensions(min(image.shape[1], text.shape[1]))
+        ridge = choose_ridge(image, text, dimensions, self.seed)
+        maps = CCA(image, text).maps(ridge, dimensions)
+        mixing = self._mixing(torch.cat([maps[0](image), maps[1](text)]))
+        self.hash = [CentredLinear(side.mean, side.weight @ mixing) for side in maps]
+
+    def _dimensions(self, limit: int) -> int:
+        if self.bits > limit:
+            raise InputError(f"{self.name}: {self.bits} bits asked for, but these features have {limit} canonical "
+                             f"directions; use {limit} bits or fewer")
+        return self.bits
+
+    def _mixing(self, shared: Tensor) -> Tensor:
+        """(k, bits): what the canonical directions are multiplied by, given both sides' training items (2n, k)."""
+        return torch.eye(self.bits).to(shared)
+
+
+class CanonicalITQ(CanonicalSign):
+    """CCA + iterative quantization: canonical directions, each times its correlation, rotated towards binary codes.
+
+    The weights are those of the authors' code. The paper has one side only; here one rotation serves both, learned from
+    the projected images and texts together.
+    """
+
+    name = "CCA-ITQ"
+    reference = "Gong, Lazebnik, Gordo & Perronnin, Iterative Quantization, TPAMI 2013"
+
+    def _mixing(self, shared):
+        return itq_rotation(shared)
+
+
+class CanonicalLSH(CanonicalSign):
+    """Locality-sensitive hashing: random hyperplanes in the space of all canonical directions, weighted as in CCA-ITQ.
+
+    Any number of bits; the probability that two items differ in a bit is their angle / pi.
+    """
+
+    name, reference = "LSH", "Charikar, Similarity estimation techniques from rounding algorithms, STOC 2002"
+
+    def _dimensions(self, limit):
+        return limit
+
+    def _mixing(self, shared):
+        return torch.randn(shared.shape[1], self.bits).to(shared)
+
+
+def itq_rotation(points: Tensor, iterations: int = 50) -> Tensor:
+    """The rotation R (k, k) that brings ``points`` V (n, k) nearest to binary codes: min ||sign(VR) - VR||^2.
+
+    From a random rotation (torch's generator), B = sign(VR) and R = the orthogonal Procrustes solution of ||B - VR|| by
+    turns, neither of which can raise the loss (Gong et al., TPAMI 2013: "Iterative Quantization", 50 iterations).
+    """
+    rotation = torch.linalg.qr(torch.randn(points.shape[1], points.shape[1]).to(points)).Q
+    for _ in range(iterations):
+        left, _, right = torch.linalg.svd(points.T @ torch.where(points @ rotation >= 0, 1.0, -1.0).to(points))
+        rotation = left @ right
+    return rotation
+
+
+# --- deep methods -----------------------------------------------------------------------------------------------------
+
+
+class DeepBaseline(Baseline):
+    """Epochs of shuffled batches over two networks, ``self.hash``, one a modality."""
+
+    epochs: int
+    batch_size: int
+
+    def _fit(self, image, text, on_epoch):
+        self._build(image, text)
+        for epoch in range(1, self.epochs + 1):
+            self.networks.train()
+            loss = sum(self._epoch(epoch, image, text))
+            if not torch.isfinite(loss):
+                raise InputError(f"{self.name}: the loss is {loss.item()} in epoch {epoch}; are all features finite?")
+            self.networks.eval()
+            on_epoch(epoch)
+
+    def _build(self, image: Tensor, text: Tensor) -> None:
+        """Make the optimizers and ``networks``, which are all that trains; ``hash`` of them encode."""
+        raise NotImplementedError
+
+    def _epoch(self, epoch: int, image: Tensor, text: Tensor) -> Iterator[Tensor]:
+        """Train for one epoch, 1 the first; yields the loss of each step."""
+        raise NotImplementedError
+
+    def _batches(self, count: int, least: int | None = None) -> list[Tensor]:
+        """Rows 0 to count - 1 in random order, in batches; one of fewer than ``least`` (a whole batch) is left out."""
+        size = min(self.batch_size, count)
+        return [rows for rows in torch.randperm(count).to(self.device).split(size) if len(rows) >= (least or size)]
+
+
+class DJSRH(DeepBaseline):
+    """Deep joint-semantics reconstructing hashing: codes whose cosines are a similarity made from both modalities.
+
+    With S_I and S_T the cosines of a batch's features, mapped to 2 cos - 1 as in the authors' code, and m its size,
+
+        S~ = beta S_I + (1 - beta) S_T,    S = (1 - eta) S~ + eta S~ S~' / m,
+        loss = mse(mu S, cos(B_I, B_T)) + lambda [mse(mu S, cos(B_I, B_I)) + mse(mu S, cos(B_T, B_T))].
+
+    B = tanh(sqrt(epoch) h), epoch 1 the first. Images pass the one layer that the paper puts on AlexNet's features,
+    texts also a hidden layer of 4096.
+    """
+
+    name = "DJSRH"
+    reference = "Su, Zhong & Zhang, Deep Joint-Semantics Reconstructing Hashing, ICCV 2019"
+    epochs, batch_size = 80, 32
+    beta, eta, mu, weight = 0.9, 0.4, 1.5, 0.1
+
+    def _build(self, image, text):
+        self.networks = self.hash = nn.ModuleList([
+            ScaledTanh(nn.Linear(image.shape[1], self.bits)),
+            ScaledTanh(nn.Linear(text.shape[1], 4096), nn.ReLU(), nn.Linear(4096, self.bits))]).to(self.device)
+        groups = [{"params": net.parameters(), "lr": lr} for net, lr in zip(self.hash, (1e-3, 1e-2))]
+        self.optimizer = torch.optim.SGD(groups, momentum=0.9, weight_decay=5e-4, fused=True)
+
+    def _epoch(self, epoch, image, text):
+        for net in self.hash:
+            net.scale = epoch**0.5
+        for rows in self._batches(len(image)):
+            affinity = self.affinity(image[rows], text[rows])
+            yield step(self.loss(affinity, self.hash[0](image[rows]), self.hash[1](text[rows])), self.optimizer)
+
+    @classmethod
+    def affinity(cls, image: Tensor, text: Tensor) -> Tensor:
+        """mu S (m, m) of features (m, d_i) and (m, d_t)."""
+        joint = cls.beta * (2 * cosines(image) - 1) + (1 - cls.beta) * (2 * cosines(text) - 1)
+        return cls.mu * ((1 - cls.eta) * joint + cls.eta * joint @ joint.T / len(joint))
+
+    @classmethod
+    def loss(cls, affinity: Tensor, image: Tensor, text: Tensor) -> Tensor:
+        """The loss of codes (m, bits) for ``affinity`` (m, m)."""
+        return (mse_loss(cosines(image, text), affinity)
+                + cls.weight * (mse_loss(cosines(image), affinity) + mse_loss(cosines(text), affinity)))
+
+
+class UCCH(DeepBaseline):
+    """Unsupervised contrastive cross-modal hashing: contrast with a memory of binary codes, and a ranking of all pairs.
+
+    Outputs z = tanh(f) / |tanh(f)| of both modalities are contrasted with the codes sign(m) of the training pairs,
+    K = 4096 of which are drawn at random (with replacement, its own perhaps among them) for each item i:
+
+        L_c = sum over both modalities of -log softmax_j(cos(z_i, sign(m_j)) / T) at j = i
+
+    The memory of a pair moves with its outputs, p_i their mean at length 1: m_i <- norm(mu m_i + (1 - mu) p_i),
+    mu = 0.4. In the first epoch, the warm-up, mu = 0 and the codes are the signs of the batch's own p. The ranking loss
+    makes negatives that are far from the positive, by a margin of 0.2, count less, by a shift of 0.1: with s_ij the
+    cosine of image i and text j, and s'_ij = s_ij if s_ij >= s_ii - 0.2, else s_ij - 0.1,
+
+        L_r = mean_i [log sum_j exp(s'_ij) - s_ii] + the same over columns,       loss = 0.7 L_c + 0.3 L_r.
+    """
+
+    name = "UCCH"
+    reference = "Hu et al., Unsupervised Contrastive Cross-modal Hashing, TPAMI 2023"
+    epochs, batch_size, width = 20, 256, 8192
+    negatives, temperature, momentum = 4096, 0.9, 0.4
+    margin, shift, weight = 0.2, 0.1, 0.7
+
+    def _build(self, image, text):
+        width = self.width
+        self.networks = self.hash = nn.ModuleList([
+            nn.Sequential(nn.Linear(image.shape[1], width), nn.ReLU(), nn.Linear(width, width), nn.ReLU(),
+                          nn.Linear(width, self.bits), nn.Tanh()),
+            nn.Sequential(nn.Linear(text.shape[1], width), nn.ReLU(), nn.Linear(width, self.bits), nn.Tanh())
+        ]).to(self.device)
+        self.optimizer = torch.optim.Adam(self.hash.parameters(), lr=1e-4, weight_decay=1e-6, fused=True)
+        self.memory = normalize(torch.randn(len(image), self.bits).sign(), dim=1).to(self.device)
+
+    def _epoch(self, epoch, image, text):
+        momentum = self.momentum if epoch > 1 else 0.0
+        for rows in self._batches(len(image)):
+            sides = [normalize(net(x[rows]), dim=1) for net, x in zip(self.hash, (image, text))]
+            pair = normalize(sum(sides).detach(), dim=1)
+            if epoch > 1:
+                codes = self.memory.sign()
+                drawn = torch.randint(len(codes), (len(rows), self.negatives)).to(self.device)
+                picks = torch.cat([rows[:, None], drawn], dim=1)
+            else:
+                codes, place = pair.sign(), torch.arange(len(rows), device=self.device)
+                picks = (place[:, None] + place) % len(rows)  # its own first, then all others
+            contrast = sum(self.contrast(side, codes, picks) for side in sides)
+            loss = self.weight * contrast + (1 - self.weight) * self.ranking(*sides)
+            yield step(loss, self.optimizer, clip=1.0)
+            self.memory[rows] = normalize(momentum * self.memory[rows] + (1 - momentum) * pair, dim=1)
+
+    @classmethod
+    def contrast(cls, outputs: Tensor, codes: Tensor, picks: Tensor) -> Tensor:
+        """L_c of one modality.
+
+        Args:
+            outputs: (B, bits), length 1.
+            codes: (n, bits), +-1.
+            picks: (B, 1 + K), the row in ``codes`` of each output's own code, then those that it is contrasted with.
+        """
+        logits = outputs @ codes.T / (cls.temperature * codes.shape[1]**0.5)
+        return cross_entropy(logits.gather(1, picks), torch.zeros_like(picks[:, 0]))
+
+    @classmethod
+    def ranking(cls, image: Tensor, text: Tensor) -> Tensor:
+        """L_r of outputs (B, bits) of length 1."""
+        scores = image @ text.T
+        own, place = scores.diagonal(), torch.arange(len(scores), device=scores.device)
+        return sum(cross_entropy(torch.where(s >= own[:, None] - cls.margin, s, s - cls.shift), place)
+                   for s in (scores, scores.T))
+
+
+class CIRH(DeepBaseline):
+    """Correlation-identity reconstruction hashing: codes from a network over the graph of pairs, then hash functions.
+
+    S1 = 0.6 S_I + 0.4 S_T, the features' cosines, in which each row keeps only its two fifths that are largest (the
+    published 3000 of 5000 pairs are zeroed, here the same share), S2 = 2 / (1 + exp(-S1)) - 1 + identity, and
+    S = 0.6 S1 + 0.4 (S2 + S2') / 2. In every epoch,
+
+    - :class:`GraphNet` learns codes H of pairs, mixed with two of their neighbours, with the loss
+      10 [mse of the reconstructed features] + mse(S, cos(H_I)) + mse(S, cos(H_T)) + mse(S, cos(H)) + mse(H, sign(H));
+    - the hash functions learn B = sign(H) with the loss
+      mse(F_I, B) + mse(F_T, B) + mse(F_I, F_T) + 0.01 [mse(S, cos(F_I, F_T)) + mse(S, cos(F_I)) + mse(S, cos(F_T))].
+
+    The neighbours are the second and third nearest in the batch, as in the authors' code. There, S of the second loss
+    belongs to other rows than the batch, for want of the shuffle; here to its own.
+    """
+
+    name = "CIRH"
+    reference = "Zhu et al., Work Together: Correlation-Identity Reconstruction Hashing, TKDE 2023"
+    epochs, batch_size = 60, 512
+    image_share, first_share, zeroed = 0.6, 0.6, 0.6
+    reconstruction, structure = 10.0, 0.01
+
+    def _build(self, image, text):
+        image_dim, text_dim = image.shape[1], text.shape[1]
+        self.graph = GraphNet(image_dim, text_dim, self.bits)
+        self.hash = nn.ModuleList([
+            nn.Sequential(nn.Linear(dim, width), nn.ReLU(), nn.Dropout(0.3), nn.Linear(width, self.bits), nn.Tanh())
+            for dim, width in ((image_dim, 4096), (text_dim, text_dim))])
+        for net in self.hash:
+            nn.init.normal_(net[3].weight)
+        self.networks = nn.ModuleList([self.graph, self.hash]).to(self.device)
+        self.graph_optimizer = torch.optim.Adam(self.graph.parameters(), lr=1e-3, fused=True)
+        self.hash_optimizer = torch.optim.Adam(self.hash.parameters(), lr=1e-4, fused=True)
+        self.cuts = self.cut(image, text)
+
+    def _epoch(self, epoch, image, text):
+        batches = self._batches(len(image), least=4)
+        targets = []
+        for rows in batches:
+            affinity = self.affinity(image[rows], text[rows], self.cuts[rows])
+            mixed = [self.mix(side[rows], affinity) for side in (image, text)]
+            *sides, joint, decoded = self.graph(*mixed, affinity)
+            targets.append(joint.detach().sign())
+            loss = (self.reconstruction * sum(map(mse_loss, decoded, mixed)) + mse_loss(joint, targets[-1])
+                    + sum(mse_loss(cosines(codes), affinity) for codes in (*sides, joint)))
+            yield step(loss, self.graph_optimizer)
+        for rows, target in zip(batches, targets):
+            affinity = self.affinity(image[rows], text[rows], self.cuts[rows])
+            loss = self.hash_loss(self.hash[0](image[rows]), self.hash[1](text[rows]), target, affinity)
+            yield step(loss, self.hash_optimizer)
+
+    @classmethod
+    def cut(cls, image: Tensor, text: Tensor, rows: int = 1024) -> Tensor:
+        """Between which similarities each pair is cut (n,): the largest zeroed and the smallest kept, of unit features
+        (n, d_i) and (n, d_t) of the training pairs.
+        """
+        zeroed = round(cls.zeroed * len(image))
+        return torch.cat([
+            (cls.image_share * i @ image.T + (1 - cls.image_share) * t @ text.T).sort(dim=1)
+            .values[:, zeroed - 1:zeroed + 1].mean(dim=1) for i, t in zip(image.split(rows), text.split(rows))])
+
+    @classmethod
+    def affinity(cls, image: Tensor, text: Tensor, cut: Tensor) -> Tensor:
+        """S (B, B) of a batch of unit features (B, d_i) and (B, d_t), with ``cut`` (B,) of :meth:`cut`."""
+        first = cls.image_share * image @ image.T + (1 - cls.image_share) * text @ text.T
+        first = torch.where(first >= cut[:, None], first, 0.0)
+        second = 2 * torch.sigmoid(first) - 1 + torch.eye(len(first)).to(first)
+        return cls.first_share * first + (1 - cls.first_share) * (second + second.T) / 2
+
+    @staticmethod
+    def mix(features: Tensor, affinity: Tensor) -> Tensor:
+        """Features (B, d), each mixed with those of its second and third neighbour by S (B, B)."""
+        third, second = affinity.argsort(dim=1)[:, -4:-2].T  # an item is last in its own row
+        return 0.7 * features + 0.2 * features[second] + 0.1 * features[third]
+
+    @classmethod
+    def hash_loss(cls, image: Tensor, text: Tensor, target: Tensor, affinity: Tensor) -> Tensor:
+        """The loss of the hash functions' outputs (B, bits) for codes (B, bits) and S (B, B)."""
+        return (mse_loss(image, target) + mse_loss(text, target) + mse_loss(image, text) + cls.structure * sum(
+            mse_loss(cosines(*sides), affinity) for sides in ((image, text), (image,), (text,))))
+
+
+class GraphNet(nn.Module):
+    """CIRH's network over the graph of a batch: each modality alone, both together, and back to the features."""
+
+    def __init__(self, image_dim: int, text_dim: int, bits: int, width: int = 512):
+        super().__init__()
+        def normed(inputs: int, outputs: int) -> nn.Sequential:
+            return nn.Sequential(nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs))
+
+        dims = image_dim, text_dim
+        self.encoders = nn.ModuleList(nn.Sequential(normed(dim, width), nn.ReLU()) for dim in dims)
+        self.alone = nn.ModuleList(nn.Linear(width, width) for _ in dims)
+        self.alone_norm = nn.ModuleList(nn.BatchNorm1d(width) for _ in dims)
+        self.together, self.together_norm = nn.Linear(width, width), nn.BatchNorm1d(width)
+        self.to_bits = nn.ModuleList(normed(2 * width, bits) for _ in dims)
+        self.together_to_bits, self.to_code = normed(width, bits), normed(3 * bits, bits)
+        self.decoders = nn.ModuleList(nn.Sequential(normed(bits, width), nn.ReLU(), normed(width, dim)) for dim in dims)
+
+    def forward(self, image: Tensor, text: Tensor, affinity: Tensor) -> tuple[Tensor, Tensor, Tensor, list[Tensor]]:
+        """H_I, H_T and H (B, bits) and both modalities' reconstructed features, for S (B, B)."""
+        nodes = [normalize(encode(x), dim=1) for encode, x in zip(self.encoders, (image, text))]
+        alone = [norm(affinity @ layer(x)).relu() for norm, layer, x in zip(self.alone_norm, self.alone, nodes)]
+        # The graph of both has S within a modality and links partners: [[S, 1], [1, S]].
+        image, text = map(self.together, nodes)
+        linked = self.together_norm(torch.cat([affinity @ image + text, image + affinity @ text]))
+        together = sum(linked.chunk(2)).relu()
+        sides = [layer(torch.cat([x, together], dim=1)) for layer, x in zip(self.to_bits, alone)]
+        joint = self.to_code(torch.cat([sides[0], self.together_to_bits(together), sides[1]], dim=1)).tanh()
+        return *sides, joint, [decode(joint + side.tanh()) for decode, side in zip(self.decoders, sides)]
+
+
+class UCMFH(DeepBaseline):
+    """Unsupervised cross-modal fusion hashing, as published: one Transformer over a pair, then a hash head a modality.
+
+    The loss is NT-Xent (:class:`loss.ContrastiveLoss`) at temperature 0.5, of the fused features plus half of that of
+    the codes, tanh(x) without a scale. The heads' learning rate is multiplied by 1.2 at steps 30 and 80, which in the
+    authors' code are steps, not epochs. A code depends on its own item alone: the authors' evaluation, in which the
+    items of a batch attend to each other, is not repeated. Nor is dropout of attention weights (model.FusionLayer).
+    """
+
+    name = "UCMFH"
+    reference = "Xia et al., When CLIP meets cross-modal hashing retrieval, Information Fusion 2023"
+    paired = True
+    epochs, batch_size = 100, 128
+
+    def _build(self, image, text):
+        self.fusion = FuseTransEncoder(image.shape[1], text.shape[1])
+        head = dict(hidden=4096, dropout=0.3, use_progressive=False, batch_norm=False)
+        self.hash = nn.ModuleList(Head(self.fusion.width, self.bits, **head) for Head in (ImageMlp, TextMlp))
+        self.networks = nn.ModuleList([self.fusion, self.hash]).to(self.device)
+        adam = partial(torch.optim.Adam, betas=(0.5, 0.999), fused=True)
+        self.optimizers = adam(self.fusion.parameters(), lr=1e-4), adam(self.hash.parameters(), lr=1e-3)
+        self.schedule = torch.optim.lr_scheduler.MultiStepLR(self.optimizers[1], milestones=[30, 80], gamma=1.2)
+
+    def _epoch(self, epoch, image, text):
+        for rows in self._batches(len(image)):
+            fused = self.fusion(image[rows], text[rows])
+            codes = [head(x) for head, x in zip(self.hash, fused)]
+            yield step(self.loss(fused, codes), *self.optimizers)
+            self.schedule.step()
+
+    @staticmethod
+    def loss(fused: Sequence[Tensor], codes: Sequence[Tensor]) -> Tensor:
+        """The loss of fused features, two (B, width), and of their codes, two (B, bits)."""
+        contrastive = ContrastiveLoss(temperature=0.5)
+        return contrastive(*fused) + 0.5 * contrastive(*codes)
+
+    def _codes(self, side, image, text):
+        return self.hash[side](self.fusion(image, text)[side])
+
+
+class ScaledTanh(nn.Sequential):
+    """tanh(scale * x), x what the layers make."""
+
+    scale = 1.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.scale * super().forward(x))
+
+
+def cosines(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """(n, m) cosines of rows of ``a`` (n, d) and ``b`` (m, d), or of ``a`` among themselves."""
+    a = normalize(a, dim=1)
+    return a @ (a if b is None else normalize(b, dim=1)).T
+
+
+def step(loss: Tensor, *optimizers: torch.optim.Optimizer, clip: float | None = None) -> Tensor:
+    """One step down the gradient of ``loss``, at most ``clip`` long; returns the loss, detached."""
+    for optimizer in optimizers:
+        optimizer.zero_grad()
+    loss.backward()
+    for optimizer in optimizers:
+        if clip is not None:
+            nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], clip)
+        optimizer.step()
+    return loss.detach()
+
+
+METHODS: dict[str, type[Baseline]] = {
+    method.name: method for method in (CanonicalLSH, CanonicalSign, CanonicalITQ, DJSRH, UCCH, CIRH, UCMFH)}
