@@ -13,47 +13,26 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
+from cca import CCA, HELD_OUT
+
 DIMENSIONS = 128
 RIDGE = 0.5  # of a modality's mean variance
 UNSURE = 0.5  # UCMFH's temperature, here that of pairs which can't be told apart at all
 LOWEST = 0.05
-HELD_OUT = 8  # every eighth pair
 FEWEST = 16  # held-out pairs that say how surely partners can be told
 SAMPLE = 8  # batches that the structure temperature is measured on
 
 
-def canonical_directions(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """The directions in which images and texts of the same pair agree, by regularised canonical correlation analysis.
-
-    Hotelling (1936), with a ridge (Vinod, 1976). Each direction is weighted by its correlation, so that what only one
-    modality shows counts little.
-
-    Args:
-        image, text: (n, d_i) and (n, d_t) features of training pairs, centred.
-
-    Returns:
-        (d_i, k) and (d_t, k), k = min(d_i, d_t), the highest correlation first.
-    """
-    factors = []
-    for side in (image, text):
-        covariance = (side.T @ side).double() / len(side)
-        ridge = RIDGE * covariance.diagonal().mean()
-        factors.append(torch.linalg.cholesky(covariance + ridge * torch.eye(len(covariance)).to(covariance)))
-    cross = torch.linalg.solve_triangular(factors[0], (image.T @ text).double() / len(image), upper=False)
-    cross = torch.linalg.solve_triangular(factors[1], cross.T, upper=False).T
-    left, correlation, right = torch.linalg.svd(cross, full_matrices=False)
-    return tuple(torch.linalg.solve_triangular(factor.T, basis * correlation, upper=True).to(image.dtype)
-                 for factor, basis in zip(factors, (left, right.T)))
-
-
 def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Both modalities of centred training pairs (n, d_i), (n, d_t) in the space of their canonical directions.
+    """Both modalities of training pairs, (n, d_i) and (n, d_t), in the space of what they have in common (cca.py).
+
+    Each canonical direction is weighted by its correlation, so that what only one modality shows counts little.
 
     Returns:
         Two (n, min(128, d_i, d_t)), rows of length 1.
     """
-    directions = canonical_directions(image, text)
-    return tuple(normalize(side @ basis[:, :DIMENSIONS], dim=1) for side, basis in zip((image, text), directions))
+    maps = CCA(image, text).maps(RIDGE, DIMENSIONS)
+    return tuple(normalize(project(side), dim=1).to(side.dtype) for project, side in zip(maps, (image, text)))
 
 
 def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor:
@@ -102,7 +81,7 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
     differences that a code can learn, and a low temperature is what makes it learn them.
 
     Args:
-        image, text: (n, d_i) and (n, d_t) features of the training pairs, centred.
+        image, text: (n, d_i) and (n, d_t) features of the training pairs.
 
     Returns:
         Temperatures from 0.05 to 0.5 by code length; 0.5 where fewer than 16 pairs can be held out.
@@ -112,14 +91,14 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
     batch = min(batch, len(held_out))
     if batch < FEWEST:
         return dict.fromkeys(lengths, UNSURE)
-    directions = canonical_directions(image[rest], text[rest])
+    maps = CCA(image[rest], text[rest]).maps(RIDGE, max(lengths))
     held_out = held_out[:len(held_out) // batch * batch]
+    sides = [project(side[held_out]) for project, side in zip(maps, (image, text))]
     partner = torch.arange(batch, device=image.device).repeat(len(held_out) // batch)
 
     def temperature(bits: int) -> float:
-        sides = [normalize(side[held_out] @ basis[:, :bits], dim=1).view(-1, batch, min(bits, basis.shape[1]))
-                 for side, basis in zip((image, text), directions)]
-        cosine = sides[0] @ sides[1].mT
+        image, text = (normalize(side[:, :bits], dim=1).unflatten(0, (-1, batch)) for side in sides)
+        cosine = image @ text.mT
         both = torch.cat([cosine, cosine.mT]).flatten(0, 1)
 
         def loss(log_t: float) -> float:
