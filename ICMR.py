@@ -586,15 +586,16 @@ class Solver:
 
     def details(self) -> dict:
         """For the report: ``curves`` of each code length (curves.py) and a ``gallery`` of retrievals (gallery.py)."""
-        models = [(self.model, self.scale_max)] if self.training else (
-            (model.to(self.device), about["config"]["scale_max"])
-            for model, about in map(checkpoint.load_model, map(self.model_path, self.lengths)))  # one for each length
         curves: dict = {}
-        for model, scale in models:
+        for bits in [None] if self.training else self.lengths:
+            if not self.training:  # one model for each length
+                self.model, about = checkpoint.load_model(self.model_path(bits))
+                self.model.to(self.device)
+                self.scale_max = about["config"]["scale_max"]
             if not self.hashing:
-                sides = unpaired_embeddings(model, self.data)
+                sides = unpaired_embeddings(self.data, self.outputs)
                 continue
-            found, codes = model_curves(model, self.data, scale)
+            found, codes = model_curves(self.model, self.data, self.outputs, self.scale_max)
             curves |= found
             if str(max(self.lengths)) in found:
                 sides = codes

@@ -11,7 +11,7 @@ order of the ties, means over all queries, rounded to 5 places.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import torch
@@ -20,71 +20,63 @@ from torch import Tensor
 
 import metric
 from load_data import Dataset, Split
-from model import FusionModel, HashModel
+from model import HashModel
 
 RECALL_LEVELS = np.arange(1, 51) / 50
 NS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 BINS = 40
+Outputs = Callable[[Split], Iterable[dict[str, list[Tensor]]]]
 
 
-def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict, list[np.ndarray]]:
+def model_curves(model: HashModel, data: Dataset, outputs: Outputs, scale: float) -> tuple[dict, list[np.ndarray]]:
     """The curves of every code length of ``model``, and the unpaired +-1 codes of its longest.
 
     What is held of an item is one byte a bit: memory stays small beside the features.
 
     Args:
+        outputs: gives the model's outputs for a split, some rows at a time, by protocol: images and texts, or one
+            tensor where both are the same (``Solver.outputs``).
         scale: that of the codes before the sign, for their histogram.
 
     Returns:
         What the module describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
         retrieval texts.
     """
-    counts: dict[int, np.ndarray] = {bits: np.zeros(BINS, np.int64) for bits in model.hash_lens}
+    counts = {bits: np.zeros(BINS, np.int64) for bits in model.hash_lens}
     codes: list[dict[str, list[np.ndarray]]] = []
     for split in (data.query, data.retrieval):
         chunks: dict[str, list[list[np.ndarray]]] = {}
-        for outputs in model_outputs(model, split):
-            for protocol, sides in outputs.items():
+        for chunk in outputs(split):
+            for protocol, sides in chunk.items():
                 chunks.setdefault(protocol, []).append([metric.sign_codes(x.cpu().numpy()) for x in sides])
             if split is data.retrieval:
-                for x in outputs["unpaired"]:
-                    for bits, part in model.split(model.ImageMlp.binarize(x, scale)).items():
-                        counts[bits] += np.histogram(part.cpu().numpy(), bins=BINS, range=(-1, 1))[0]
+                for x in chunk["unpaired"]:
+                    for bits, values in model.split(model.ImageMlp.binarize(x, scale)).items():
+                        counts[bits] += np.histogram(values.cpu().numpy(), BINS, (-1, 1))[0]
         codes.append({protocol: [np.concatenate(side) for side in zip(*parts)] for protocol, parts in chunks.items()})
     query, retrieval = codes
-    labels = data.query.label.numpy(), data.retrieval.label.numpy()
-    curves: dict[str, dict] = {}
-    start = 0
+
+    rankings, start = {}, 0
     for bits in model.hash_lens:  # side by side in the codes
         part = slice(start, start + bits)
         start += bits
-        curves[str(bits)] = {"code_histogram": _shares(counts[bits])}
         for protocol, asked in query.items():
-            stored = retrieval[protocol]
-            way = curves[str(bits)][protocol] = {
-                "i2t": retrieval_curves(asked[0][:, part], stored[-1][:, part], *labels)}
-            way["t2i"] = way["i2t"] if len(asked) == 1 else (  # both sides of a pair have one code
-                retrieval_curves(asked[1][:, part], stored[0][:, part], *labels))
+            rankings[bits, protocol, "i2t"] = asked[0][:, part], retrieval[protocol][-1][:, part]
+            if len(asked) == 2:  # otherwise t2i is the same ranking
+                rankings[bits, protocol, "t2i"] = asked[1][:, part], retrieval[protocol][0][:, part]
         if bits == max(model.hash_lens):
             longest = [side[:, part] for sides in (query, retrieval) for side in sides["unpaired"]]
-    return curves, longest
+    histograms = metric.hamming_histograms(list(rankings.values()), data.query.label, data.retrieval.label)
+    found = {ranking: curves_of(histogram) for ranking, histogram in zip(rankings, histograms)}
+    return {str(bits): {"code_histogram": _shares(counts[bits]), **{
+        protocol: {way: found.get((bits, protocol, way)) or found[bits, protocol, "i2t"] for way in ("i2t", "t2i")}
+        for protocol in query}} for bits in model.hash_lens}, longest
 
 
-def unpaired_embeddings(model: FusionModel, data: Dataset) -> list[np.ndarray]:
+def unpaired_embeddings(data: Dataset, outputs: Outputs) -> list[np.ndarray]:
     """The embeddings (n, width) of query images, query texts, retrieval images and retrieval texts, each alone."""
-    parts = [list(model_outputs(model, split)) for split in (data.query, data.retrieval)]
-    return [torch.cat([part["unpaired"][side] for part in split]).cpu().numpy() for split in parts for side in (0, 1)]
-
-
-@torch.no_grad()
-def model_outputs(model: FusionModel | HashModel, split: Split, rows: int = 8192) -> Iterator[dict[str, list[Tensor]]]:
-    """What ``model`` makes of a split, part by part: by protocol images and texts, or one tensor where both are one."""
-    model.eval()
-    device = next(model.parameters()).device
-    for start in range(0, len(split), rows):
-        image, text = (side[start:start + rows].to(device) for side in (split.image, split.text))
-        yield {protocol: list({id(side): side for side in sides}.values())
-               for protocol, sides in model(image, text).items()}
+    parts = [[chunk["unpaired"] for chunk in outputs(split)] for split in (data.query, data.retrieval)]
+    return [torch.cat(side).cpu().numpy() for split in parts for side in zip(*split)]
 
 
 def retrieval_curves(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
@@ -94,8 +86,12 @@ def retrieval_curves(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_l
     Raises:
         InputError: as :func:`metric.hamming_histogram`.
     """
-    histogram = metric.hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels)
-    ns = [n for n in NS if n <= len(retrieval_codes)]
+    return curves_of(metric.hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels))
+
+
+def curves_of(histogram: np.ndarray) -> dict[str, list[float]]:
+    """The curves of one ranking, from :func:`metric.hamming_histogram`."""
+    ns = [n for n in NS if n <= histogram[0].sum()]
     return {"recall": _rounded(RECALL_LEVELS), "precision": _rounded(precision_at_recall(histogram, RECALL_LEVELS)),
             "n": ns, "precision_at_n": _rounded(metric.precision_at_n(histogram, ns))}
 

@@ -224,7 +224,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
           f"its log: {solver.run_dir / 'training.log'}")
     with open(solver.run_dir / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         solver.train()
-    x = torch.cat(list(solver.encode(solver.data.retrieval)["unpaired"])).numpy()
+    x = torch.cat([side for chunk in solver.outputs(solver.data.retrieval) for side in chunk["unpaired"]]).cpu().numpy()
     charts = {"1_stages": draw_stages(solver.stages, config.batch_norm),
               "2_scales": draw_scales(x, config.batch_norm),
               "3_epochs": draw_epochs(solver.log, config)}
