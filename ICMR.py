@@ -14,6 +14,7 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
+import functools
 import json
 import platform
 import shlex
@@ -35,8 +36,10 @@ import checkpoint
 import metric
 import parallel
 import precision
+from curves import model_curves, unpaired_embeddings
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
+from gallery import sample_retrievals, terminal_lines
 from load_data import Dataset, Split, load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
@@ -88,6 +91,7 @@ class Config:
         self.results_dir = "results"
         self.checkpoint_dir = "checkpoints"
         self.run_name = ""
+        self.tensorboard = False
         self.resume = False
 
         for name, value in settings.items():
@@ -280,6 +284,8 @@ class Solver:
                     for line in summary(self.history[-1]):
                         say("  " + line)
                     self.save_state()
+                if config.tensorboard and parallel.rank() == 0:
+                    self.record()
         except Stopped:
             self.save_state()
             command = ("the same torchrun command" if parallel.size() > 1 else
@@ -557,18 +563,64 @@ class Solver:
 
     # --- results ------------------------------------------------------------------------------------------------------
 
+    @functools.cached_property
+    def events(self):
+        """The TensorBoard event file of the run."""
+        try:
+            from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to load
+        except ImportError as error:
+            raise InputError(f"--tensorboard true: {error}; pip install tensorboard, or leave it out") from None
+        return SummaryWriter(self.run_dir / "tensorboard", purge_step=self.epoch)
+
+    def record(self) -> None:
+        """Write the epoch just done, with its evaluation if it had one, as TensorBoard events."""
+        values = {f"training/{key}": value for key, value in self.log[-1].items() if key != "epoch"}
+        if self.history and self.history[-1]["epoch"] == self.epoch:
+            for name, figures in self.history[-1].items():
+                if name != "epoch":
+                    values |= {f"{name}/{protocol}/{way}/{cut}": value for protocol in ("unpaired", "paired")
+                               for way in ("i2t", "t2i") for cut, value in figures[protocol][way].items()}
+        for name, value in values.items():
+            self.events.add_scalar(name, value, self.epoch)
+        self.events.flush()
+
+    def details(self) -> dict:
+        """For the report: ``curves`` of each code length (curves.py) and a ``gallery`` of retrievals (gallery.py)."""
+        curves: dict = {}
+        for bits in [None] if self.training else self.lengths:
+            if not self.training:  # one model for each length
+                self.model, about = checkpoint.load_model(self.model_path(bits))
+                self.model.to(self.device)
+                self.scale_max = about["config"]["scale_max"]
+            if not self.hashing:
+                sides = unpaired_embeddings(self.data, self.outputs)
+                continue
+            found, codes = model_curves(self.model, self.data, self.outputs, self.scale_max)
+            curves |= found
+            if str(max(self.lengths)) in found:
+                sides = codes
+        return {"curves": curves, "gallery": sample_retrievals(self.data, *sides, hashing=self.hashing)}
+
     def report(self) -> dict:
-        """Print the table of the last evaluation and write ``metrics.json``; its path is the last line printed."""
+        """Print the table of the last evaluation; write ``metrics.json``, whose path is the last line printed, and
+        ``report.html`` beside it.
+        """
+        from report import write_report  # here: matplotlib takes a second to load
+
         final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
         results = {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
                    "environment": {**environment(self.device), "precision": self.precision,
-                                   "bfloat16_speedup": self.speedup, "processes": parallel.size()}, "fingerprint": self.data.fingerprint,
-                   "chosen": self.chosen, "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
-                   "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final}
+                                   "bfloat16_speedup": self.speedup, "processes": parallel.size()},
+                   "fingerprint": self.data.fingerprint, "chosen": self.chosen,
+                   "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
+                   "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final,
+                   **self.details()}
         path = self.run_dir / "metrics.json"
         write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
-        for line in table(results):
+        write_report(self.run_dir / "report.html", results)
+        for line in table(results) + terminal_lines(results["gallery"]):
             say(line)
+        say("Written, with the figures and sample retrievals as report.html beside it:")
         say(str(path))
         return results
 
@@ -578,7 +630,7 @@ SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "satur
 ADVICE = "stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature"
 WAYS = {"i2t": (0, -1), "t2i": (-1, 0)}  # the sides of query and item: images first, texts last
 SAME_DATA = ("dataset", "image_dim", "text_dim", "fingerprint")  # in the order that explains most
-MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "resume"}  # between start and resume
+MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "tensorboard", "resume"}  # on resuming
 
 
 def say(line: str) -> None:
@@ -659,7 +711,21 @@ def table(results: dict) -> list[str]:
         error = result.get("quantization_error")
         lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
                      + ("" if error is None else f"   {error:.3f}"))
-    return lines + [""]
+    return lines + best(results["history"]) + [""]
+
+
+def best(history: list[dict]) -> list[str]:
+    """The last evaluation beside the best one, if there were several."""
+    if len(history) < 2:
+        return []
+    lines = ["", "Report the last epoch. The best was chosen with the queries' labels:",
+             "      unpaired mAP@all, mean of I2T and T2I", "bits    last    best  at epoch"]
+    for bits in history[-1]:
+        if bits != "epoch":
+            scores = [sum(entry[bits]["unpaired"][way]["map"] for way in ("i2t", "t2i")) / 2 for entry in history]
+            epoch = history[int(np.argmax(scores))]["epoch"]
+            lines.append(f"{bits:>4}  {scores[-1]:.4f}  {max(scores):.4f}  {epoch:8}")
+    return lines
 
 
 def parse(argv: list[str] | None = None) -> Config:
@@ -713,6 +779,7 @@ HELP = {
     "results_dir": "where metrics.json goes",
     "checkpoint_dir": "where checkpoints go",
     "run_name": "folder of the run in results_dir/dataset; default: date, time, kind and seed",
+    "tensorboard": "true: also write TensorBoard events, in the folder of the run",
     "resume": "go on with the interrupted run of the same settings",
 }
 

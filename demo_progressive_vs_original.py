@@ -1,0 +1,336 @@
+"""Does the progressive scale help? Trains with and without it, with the same seeds, and draws the comparison.
+
+    python demo_progressive_vs_original.py
+    python demo_progressive_vs_original.py --dataset mirflickr --hash_lens 16 64 --seeds 0 1 2 3 4 --epoch 100
+
+The original is this project's method with --use_progressive_hash false: tanh(x) throughout, all else equal. Trainings
+that are finished are used again if their settings and data are the same. Every setting of ICMR.py can be given too.
+Figures, as PNG and SVG, and comparison.json lie in <results_dir>/<dataset>/demo_progressive_vs_original/.
+"""
+
+from __future__ import annotations
+
+import ICMR  # first: it sets how threads wait, before torch loads
+
+import argparse
+import contextlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+
+import plots
+from errors import InputError, Parser, exit_on_bad_input
+from files import check_writable, write_atomically
+from load_data import load_dataset
+from plots import tr
+
+NAME = "demo_progressive_vs_original"
+DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "50", "--eval_every", "2"]
+KINDS = {"progressive": True, "original": False}  # use_progressive_hash
+WAYS = {"i2t": "image to text", "t2i": "text to image"}
+OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses
+
+# What the guide expects: measure, label, expected, unit of the change, whether more is better, least change to meet it.
+EFFECTS = (
+    ("map", "mAP@all, points", "+2 to +5", "points", True, 2.0),
+    ("map@50", "mAP@50, points", "+2 to +5", "points", True, 2.0),
+    ("loss_jitter", "loss jitter, %", "smoother", "%", False, 0.0),
+    ("map_jitter", "mAP jitter, %", "smoother", "%", False, 0.0),
+    ("epochs_to_95", "epochs to 95 % mAP", "-5 to -10 %", "%", False, 5.0),
+    ("quantization_error", "quantization error", "-50 % or more", "%", False, 50.0),
+    ("seconds", "time an epoch, s", "under +1 %", "%", False, -1.0),
+)
+
+
+# --- training -----------------------------------------------------------------------------------------------------
+
+
+def train_all(settings: list[str], seeds: list[int]) -> dict[str, list[dict]]:
+    """The metrics of each kind for each seed, trained now or found finished."""
+    base = ICMR.parse([*DEFAULTS, *settings])
+    for name in OURS:
+        if getattr(base, name) != getattr(ICMR.Config(), name):
+            raise InputError(f"--{name}: this script chooses it; leave it out (seeds are given with --seeds)")
+    base.check()
+    fingerprint = load_dataset(base.dataset, base.data_dir).fingerprint
+    runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
+    for seed in seeds:
+        for kind, progressive in KINDS.items():  # in turn, so that a busy machine slows both alike
+            run_name = f"{NAME}/{kind}-seed{seed}"
+            folder = Path(base.results_dir) / Path(base.dataset).stem / run_name
+            config = ICMR.Config(**{**vars(base), "seed": seed, "use_progressive_hash": progressive,
+                                    "run_name": run_name, "checkpoint_dir": str(folder / "checkpoints")})
+            found = finished(folder, config, fingerprint)
+            runs[kind].append(found or train(folder, config))
+            print(f"{kind}, seed {seed}: {'found' if found else 'trained'}, {folder}", flush=True)
+    return runs
+
+
+def finished(folder: Path, config: ICMR.Config, fingerprint: str) -> dict | None:
+    """The metrics in ``folder``, if they are those of a run with these very settings on this very data."""
+    try:
+        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        same = found["config"] == vars(config) and found["fingerprint"] == fingerprint and found["curves"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if same else None
+
+
+def train(folder: Path, config: ICMR.Config) -> dict:
+    """Train with what ICMR.py prints going to ``training.log`` in the folder of the run."""
+    check_writable(folder, "results_dir")
+    with open(folder / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+        ICMR.Solver(config).train()
+    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+
+
+# --- measuring ----------------------------------------------------------------------------------------------------
+
+
+def score(figures: dict, cut: str) -> float:
+    """mAP in points, unpaired, the mean of I2T and T2I and of all code lengths."""
+    return 100 * float(np.mean([figures[bits]["unpaired"][way][cut]
+                                for bits in figures if bits != "epoch" for way in WAYS]))
+
+
+def measures(run: dict, original: dict) -> dict[str, float | None]:
+    """What the guide makes a promise about, of a run and the original run of its seed."""
+    history = [score(entry, "map") for entry in run["history"]]
+    goal = 0.95 * score(original["final"], "map")  # one goal for both: a run that gets worse reaches its own end early
+    reached = [entry["epoch"] for entry, value in zip(run["history"], history) if value >= goal]
+    return {"map": score(run["final"], "map"), "map@50": score(run["final"], "map@50"),
+            "loss_jitter": jitter([entry["loss"] for entry in run["epochs"]]), "map_jitter": jitter(history),
+            "epochs_to_95": float(reached[0]) if reached else None,
+            "quantization_error": float(np.mean([figures["quantization_error"] for figures in run["final"].values()])),
+            "seconds": float(np.median([entry["seconds"] for entry in run["epochs"]]))}
+
+
+def jitter(values: list[float]) -> float | None:
+    """How far a curve jumps about, in percent of its level: the mean absolute second difference of its second half,
+    which is 0 for a straight line. None with fewer than three values there.
+    """
+    half = np.array(values[len(values) // 2:])
+    return 100 * float(np.mean(np.abs(np.diff(half, 2))) / np.mean(np.abs(half))) if len(half) > 2 else None
+
+
+def effects(measured: dict[str, list[dict]]) -> list[dict]:
+    """The guide's table: what it expects, what was measured, and whether that is so.
+
+    The change is progressive against original, seed by seed. Where its sign is not the same with every seed, the
+    verdict is "unclear". A figure that can't be measured is None.
+    """
+    rows = []
+    for key, label, expected, unit, more_is_better, least in EFFECTS:
+        old, new = (np.array([run[key] for run in measured[kind]], float) for kind in ("original", "progressive"))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            change = new - old if unit == "points" else 100 * (new / old - 1)
+        gain = change if more_is_better else -change
+        if not np.isfinite(change).all():
+            verdict = "not measurable"
+        elif key == "seconds":  # a bound, not a gain
+            verdict = "as expected" if gain.mean() > least else "unclear" if differs(gain) else "more"
+        elif (gain == 0).all() or differs(gain):
+            verdict = "unclear"
+        elif gain.mean() < 0:
+            verdict = "worse"
+        else:
+            verdict = "as expected" if gain.mean() >= least else "below expected"
+        rows.append({"measure": key, "label": label, "expected": expected, "unit": unit, "original": number(old.mean()),
+                     "progressive": number(new.mean()), "change": number(change.mean()),
+                     "change_by_seed": [number(value) for value in change], "verdict": verdict})
+    return rows
+
+
+def number(value: np.float64) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def differs(gain: np.ndarray) -> bool:
+    """Whether the seeds disagree on the sign."""
+    return bool(gain.min() <= 0 <= gain.max()) and len(gain) > 1
+
+
+def verdict(rows: list[dict], dataset: str) -> list[str]:
+    """What the comparison says of the ranking, in words that claim no more than it shows."""
+    lines = []
+    for row in rows[:2]:
+        name, changes = row["label"].split(",")[0], row["change_by_seed"]
+        if row["verdict"] in ("as expected", "below expected"):
+            found = f"progressive hashing improved {name} by {row['change']:.1f} points"
+        elif row["verdict"] == "worse":
+            found = f"no improvement, progressive hashing lowered {name} by {-row['change']:.1f} points"
+        else:
+            found = f"no improvement of {name} that every seed shows ({row['change']:+.1f} points)"
+        seeds = "with the one seed tried" if len(changes) == 1 else f"with {len(changes)} seeds"
+        lines.append(f"Verdict: {found} on {dataset}, {seeds}.")
+    return lines
+
+
+CELLS = ("effect", "expected", "original", "progr.", "change", "verdict")
+
+
+def cells(row: dict) -> tuple[str, ...]:
+    """A row of the table as text."""
+    if row["change"] is None:
+        return row["label"], row["expected"], "-", "-", "-", row["verdict"]
+    digits = {"quantization_error": 4, "loss_jitter": 2, "map_jitter": 2, "seconds": 3}.get(row["measure"], 1)
+    spread = np.std(row["change_by_seed"], ddof=1) if len(row["change_by_seed"]) > 1 else None
+    places = 0 if row["unit"] == "%" and abs(row["change"]) >= 10 else 1
+    change = f"{row['change']:+.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}")
+    return (row["label"], row["expected"], f"{row['original']:.{digits}f}", f"{row['progressive']:.{digits}f}",
+            change + " %" * (row["unit"] == "%"), row["verdict"])
+
+
+def table(rows: list[dict]) -> list[str]:
+    """The guide's table for the terminal, at most 80 columns wide."""
+    def line(row: tuple[str, ...]) -> str:
+        return f"{row[0]:18} {row[1]:13} {row[2]:>7} {row[3]:>7} {row[4]:>14}  {row[5]}".rstrip()
+
+    return ["", line(CELLS), *(line(cells(row)) for row in rows), "",
+            "Means over seeds, code lengths and both directions, unpaired, last epoch;",
+            "change ± its standard deviation over seeds. Jitter: mean absolute second",
+            "difference in the second half of the training, in % of the level. 95 % is of",
+            "the original's last mAP@all, of the evaluated epochs. A larger scale lowers the",
+            "quantization error by itself, without changing any code.", ""]
+
+
+# --- drawing ------------------------------------------------------------------------------------------------------
+
+
+def by_kind(runs: dict[str, list[dict]], x, y) -> dict[str, dict]:
+    """A series of plots.py: ``x`` of a run (the same for all), ``y`` of each run."""
+    return {tr(kind): {"x": x(found[0]), "y": [y(run) for run in found]} for kind, found in runs.items()}
+
+
+def series(runs: dict[str, list[dict]], bits: str) -> dict[str, dict]:
+    """Everything that is drawn as lines, by the name of its panel."""
+    drawn = {
+        "loss": by_kind(runs, lambda run: [entry["epoch"] for entry in run["epochs"]],
+                        lambda run: [entry["loss"] for entry in run["epochs"]]),
+        "quantization error": by_kind(runs, lambda run: [entry["epoch"] for entry in run["epochs"]],
+                                      lambda run: [entry["quantization_error"] for entry in run["epochs"]])}
+    for way in WAYS:
+        drawn[f"epochs {way}"] = by_kind(
+            runs, lambda run: [entry["epoch"] for entry in run["history"]],
+            lambda run: [entry[bits]["unpaired"][way]["map"] for entry in run["history"]])
+        drawn[f"bits {way}"] = by_kind(
+            runs, lambda run: [int(name) for name in run["final"]],
+            lambda run: [figures["unpaired"][way]["map"] for figures in run["final"].values()])
+        drawn[f"recall {way}"] = by_kind(runs, lambda run: run["curves"][bits]["unpaired"][way]["recall"],
+                                         lambda run: run["curves"][bits]["unpaired"][way]["precision"])
+    return drawn
+
+
+def draw_bits(ax, lines: dict, way: str) -> None:
+    plots.draw_series(ax, lines[f"bits {way}"], markers=True, bars=True)
+    plots.set_bits(ax, lines[f"bits {way}"][tr("original")]["x"])
+    ax.set(title=tr(WAYS[way]), xlabel=tr("code length (bits)"), ylabel=tr("mAP@all"))
+
+
+def draw_codes(ax, runs: dict[str, list[dict]], bits: str) -> None:
+    plots.draw_histograms(ax, {tr(kind): {**found[0]["curves"][bits]["code_histogram"], "share": np.mean(
+        [run["curves"][bits]["code_histogram"]["share"] for run in found], axis=0)} for kind, found in runs.items()})
+    ax.set_title(tr("codes of {} bits").format(bits))
+
+
+@plots.styled
+def draw_overview(runs: dict[str, list[dict]], bits: str) -> Figure:
+    """The gain in mAP and the codes behind it, in one row."""
+    figure, (axes,) = plots.new_figure(1, 3, height=2.4)
+    lines = series(runs, bits)
+    for ax, way in zip(axes, WAYS):
+        draw_bits(ax, lines, way)
+    plots.same_limits(axes[:2])
+    draw_codes(axes[2], runs, bits)
+    plots.add_legend(figure, axes[0], plots.runs_note({"": lines["loss"]}))
+    return figure
+
+
+@plots.styled
+def draw_comparison(runs: dict[str, list[dict]], rows: list[dict], bits: str) -> Figure:
+    """Nine panels and the guide's table; panels of one code length show ``bits``."""
+    figure, axes = plots.new_figure(4, 3, height=9.4, gridspec_kw={"height_ratios": [1, 1, 1, 1]})
+    lines, at = series(runs, bits), tr("{} bits").format(bits)
+    panels = (("loss", "", "epoch", "training loss"),
+              ("epochs i2t", f"{tr(WAYS['i2t'])}, {at}", "epoch", "mAP@all"),
+              ("epochs t2i", f"{tr(WAYS['t2i'])}, {at}", "epoch", "mAP@all"), None, None,
+              ("quantization error", "", "epoch", "quantization error in training"),
+              ("recall i2t", f"{tr(WAYS['i2t'])}, {at}", "recall", "precision"),
+              ("recall t2i", f"{tr(WAYS['t2i'])}, {at}", "recall", "precision"))
+    for ax, panel in zip(axes.flat, panels):
+        if panel:
+            plots.draw_series(ax, lines[panel[0]])
+            ax.set(title=panel[1], xlabel=tr(panel[2]), ylabel=tr(panel[3]))
+    for ax, way in zip(axes[1], WAYS):
+        draw_bits(ax, lines, way)
+    draw_codes(axes[2, 2], runs, bits)
+    for ax in (*axes[0], axes[1, 2]):
+        plots.set_epochs(ax)
+    for ax in (axes[1, 2], *axes[2, :2]):
+        ax.set_ylim(0, None)
+    for pair in (axes[0, 1:], axes[1, :2], axes[2, :2]):
+        plots.same_limits(pair)
+
+    grid = axes[3, 0].get_gridspec()
+    for ax in axes[3]:
+        ax.remove()
+    below = figure.add_subplot(grid[3, :])
+    below.set_axis_off()
+    drawn = below.table([[tr(text) for text in cells(row)] for row in rows], colLabels=[tr(text) for text in CELLS],
+                        loc="center", edges="horizontal", colWidths=[0.24, 0.15, 0.12, 0.12, 0.17, 0.2])
+    drawn.auto_set_font_size(False)
+    drawn.set_fontsize(7)
+    drawn.scale(1, 1.15)
+    for (_, column), cell in drawn.get_celld().items():
+        cell.set_linewidth(0.4)
+        cell.set_edgecolor(plots.INK)
+        cell.set_text_props(ha="left" if column in (0, 1, 5) else "right")
+    plots.add_legend(figure, axes[0, 0], plots.runs_note({"": lines["loss"]}))
+    return figure
+
+
+# --- the script ---------------------------------------------------------------------------------------------------
+
+
+@exit_on_bad_input
+def main(argv: list[str] | None = None) -> dict:
+    parser = Parser(prog=f"{NAME}.py", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N",
+                        help="seeds; each trains both kinds (default: 0 1 2)")
+    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the figures' labels")
+    parser.add_argument("--show", action="store_true", help="also open a window with the figures")
+    options, settings = parser.parse_known_args(argv)
+    if len(set(options.seeds)) != len(options.seeds):
+        raise InputError(f"--seeds {' '.join(map(str, options.seeds))}: expected different seeds")
+    if options.show:
+        plots.check_display()
+    if note := plots.set_language(options.lang):
+        print(note, file=sys.stderr)
+    try:
+        runs = train_all(settings, options.seeds)
+    except SystemExit:
+        print("Stopped. The finished trainings are kept; the same command goes on with the others.", file=sys.stderr)
+        raise
+    first = runs["original"][0]
+    measured = {kind: [measures(*pair) for pair in zip(found, runs["original"])] for kind, found in runs.items()}
+    rows = effects(measured)
+    folder = Path(first["config"]["results_dir"]) / Path(first["config"]["dataset"]).stem / NAME
+    bits = list(first["final"])[-1]
+    figures = {"overview": draw_overview(runs, bits), "comparison": draw_comparison(runs, rows, bits)}
+    written = [path for name, figure in figures.items() for path in plots.save(figure, folder / name)]
+    comparison = {"dataset": first["dataset"], "seeds": options.seeds, "measured": measured, "effects": rows}
+    written.append(write_atomically(folder / "comparison.json",
+                                    lambda file: json.dump(comparison, file, indent=1), "w"))
+    for line in [*table(rows), *verdict(rows, first["dataset"]), "", *map(str, written)]:
+        print(line)
+    if options.show:
+        plots.show(list(figures.values()))
+    return comparison
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,100 @@
+"""Sample retrievals: what a few queries find, for the report and the terminal."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+
+import metric
+from load_data import Dataset, Split
+
+QUERIES = 8
+TOP = 10
+
+
+def sample_retrievals(data: Dataset, query_image: np.ndarray, query_text: np.ndarray, retrieval_image: np.ndarray,
+                      retrieval_text: np.ndarray, hashing: bool = True) -> dict | None:
+    """The 10 nearest items of 8 queries spread evenly over the query split, for both directions.
+
+    Items rank by Hamming distance of +-1 codes (n, bits), or, not ``hashing``, by 1 - cosine of embeddings (n, width);
+    items at one distance by their row number. No query is picked by hand.
+
+    Returns:
+        None for a data set without a ``caption`` column, else ``{"bits": ..., "i2t": [...], "t2i": [...]}``, lists
+        of ``{"query": item, "items": [item, ...]}``. An item has ``row``, ``text``, ``labels``, and, where the data set
+        has them, ``emoji`` and ``picture`` (the path of ``image_file``, if it lies beside the data set); those found
+        have ``distance`` and ``relevant`` too.
+    """
+    if any("caption" not in split.meta for split in (data.query, data.retrieval)):
+        return None
+    rows = np.linspace(0, len(data.query) - 1, min(QUERIES, len(data.query))).round().astype(int)
+    result: dict = {"bits": query_image.shape[1] if hashing else None}
+    for way, asked, stored in (("i2t", query_image, retrieval_text), ("t2i", query_text, retrieval_image)):
+        if hashing:
+            distances = metric.hamming_distance(asked[rows], stored)
+        else:
+            unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (asked[rows], stored)]
+            distances = 1 - unit[0] @ unit[1].T
+        result[way] = []
+        for row, distance in zip(rows, distances):
+            nearest = np.argsort(distance, kind="stable")[:TOP]
+            relevant = data.retrieval.label[nearest].int() @ data.query.label[row].int() > 0
+            result[way].append({"query": describe(data, data.query, row), "items": [
+                {**describe(data, data.retrieval, found), "distance": round(distance[found].item(), 4),
+                 "relevant": bool(hit)} for found, hit in zip(nearest, relevant)]})
+    return result
+
+
+def describe(data: Dataset, split: Split, row: int) -> dict:
+    """What there is to show of one pair."""
+    meta = split.meta
+    labels = np.flatnonzero(split.label[row]).tolist()
+    text = str(meta["annotation" if "annotation" in meta else "caption"][row])
+    item = {"row": int(split.index[row]), "text": text[:200],
+            "labels": [data.label_names[label] if data.label_names else str(label) for label in labels]}
+    if "emoji" in meta:
+        item["emoji"] = shown(str(meta["emoji"][row]))
+    if "image_file" in meta and data.path is not None:
+        picture = (data.path if data.path.is_dir() else data.path.parent) / str(meta["image_file"][row])
+        if picture.is_file():
+            item["picture"] = str(picture)
+    return item
+
+
+def shown(emoji: str) -> str:
+    """The emoji, or nothing where only OpenMoji's own font has a glyph (private-use code points)."""
+    return "" if any(unicodedata.category(sign) == "Co" for sign in emoji) else emoji
+
+
+def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
+    """A few retrievals in emoji, a line each, at most 80 columns; none if the data set has no emoji."""
+    if not gallery or "emoji" not in gallery["i2t"][0]["query"]:
+        return []
+    code = f"{gallery['bits']} bits" if gallery["bits"] else "real-valued"
+    lines = [f"Sample retrievals, {code}, unpaired (* shares a label, - has no common glyph):"]
+    for way, name in (("i2t", "image"), ("t2i", "text")):
+        samples = [sample for sample in gallery[way] if sample["query"]["emoji"]]
+        for sample in samples[::-(-len(samples) // queries) or 1]:
+            query = sample["query"]["emoji"] if way == "i2t" else sample["query"]["text"]
+            found = " ".join((item["emoji"] or "-") + ("*" if item["relevant"] else " ") for item in sample["items"])
+            lines.append(f"  {name:5} {clip(query, 24)} -> {found}".rstrip())
+    return lines + [""]
+
+
+def clip(text: str, columns: int) -> str:
+    """The text cut and padded to a number of terminal columns."""
+    width, kept = 0, ""
+    for sign in text:
+        size = columns_of(sign)
+        if width + size > columns:
+            break
+        kept, width = kept + sign, width + size
+    return kept + " " * (columns - width)
+
+
+def columns_of(sign: str) -> int:
+    """Terminal columns of a character: 2 where it is wide, 0 where it joins the one before."""
+    if unicodedata.combining(sign) or unicodedata.category(sign) in ("Mn", "Me", "Cf"):
+        return 0
+    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1

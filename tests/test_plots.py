@@ -1,0 +1,344 @@
+"""The shared figures, and the two scripts that draw with real trainings."""
+
+import io
+import json
+
+import h5py
+import numpy as np
+import pytest
+from PIL import Image
+from scipy.integrate import quad
+from scipy.stats import norm
+
+import curves
+import demo_progressive_vs_original as demo
+import metric
+import plots
+import test_progressive_hash as stages_script
+from errors import InputError
+
+SERIES = {"a": {"x": [16, 32], "y": [[0.1, 0.2], [0.3, 0.6]]}, "b": {"x": [16, 32], "y": [[0.5, 0.4]]}}
+
+
+@pytest.fixture(autouse=True)
+def english():
+    yield
+    plots.set_language("en")
+
+
+def make_data(folder, classes=2, captions=False):
+    """A small data set in data/toy of ``folder``."""
+    random = np.random.default_rng(0)
+    label = np.eye(classes, dtype=np.uint8)[random.integers(0, classes, 60)]
+    (folder / "data" / "toy").mkdir(parents=True)
+    with h5py.File(folder / "data" / "toy" / "toy.h5", "w") as file:
+        file["image"] = (random.normal(size=(60, 9)) + 3 * label @ random.normal(size=(classes, 9))).astype("f4")
+        file["text"] = (random.normal(size=(60, 5)) + 3 * label @ random.normal(size=(classes, 5))).astype("f4")
+        file["label"] = label if classes > 1 else np.zeros(60, int)
+        file["query_idx"], file["train_idx"] = np.arange(12), np.arange(12, 60)
+        file["retrieval_idx"] = np.arange(12, 60)
+        if captions:
+            file["caption"] = np.array([f"<b>pair & {row}</b>" for row in range(60)], dtype=object)
+            file["image_file"] = np.array([f"{row}.png" for row in range(60)], dtype=object)
+    return folder
+
+
+def settings(folder, *more):
+    return ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"),
+            "--hidden", "16", "--batch_size", "16", "--epoch", "8", "--device", "cpu", *more]
+
+
+def not_blank(path):
+    """A picture with ink on it, at least 200 dots to the inch."""
+    with Image.open(path) as picture:
+        assert round(picture.info["dpi"][0]) >= 200
+        colours = picture.convert("RGB").getcolors(2**24)
+    assert len(colours) > 20 and max(colours)[0] < 0.99 * sum(count for count, _ in colours)
+
+
+def error_line(capsys, run):
+    with pytest.raises(SystemExit) as stop:
+        run()
+    lines = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning:")]
+    assert stop.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+# --- curves -------------------------------------------------------------------------------------------------------
+
+
+def test_precision_at_recall_is_the_mean_over_many_orders_of_the_ties_where_counts_allow_it():
+    """Items placed evenly within a tie group, against a walk through the groups item by item."""
+    random = np.random.default_rng(0)
+    codes = [random.choice([-1, 1], (n, 6)) for n in (5, 40)]
+    labels = [np.eye(3, dtype=int)[random.integers(0, 3, n)] for n in (5, 40)]
+    histogram = metric.hamming_histogram(*codes, *labels)
+    levels = np.array([0.1, 0.25, 0.5, 1.0])
+    expected = np.zeros(len(levels))
+    for query, label in zip(codes[0], labels[0]):
+        distance = (query != codes[1]).sum(axis=1)
+        relevant = labels[1] @ label > 0
+        total, recall, retrieved = relevant.sum(), [0.0], [0.0]
+        for d in range(7):
+            recall.append(recall[-1] + relevant[distance == d].sum() / total)
+            retrieved.append(retrieved[-1] + (distance == d).sum())
+        for place, level in enumerate(levels):
+            steps = np.linspace(0, 40, 400_001)
+            reached = steps[np.argmax(np.interp(steps, retrieved, recall) >= level - 1e-12)]
+            expected[place] += level * total / reached / 5
+    np.testing.assert_allclose(curves.precision_at_recall(histogram, levels), expected, rtol=1e-3)
+
+
+def test_a_query_without_relevant_items_counts_as_0():
+    histogram = np.array([[[0, 2], [2, 0]], [[2, 0], [2, 0]]])
+    np.testing.assert_allclose(curves.precision_at_recall(histogram, [0.5, 1.0]), [0.5, 0.5])
+
+
+def test_code_histogram_gives_shares():
+    histogram = curves.code_histogram([[-1.0, 0.99], [1.0, 0.01]])
+    assert len(histogram["edges"]) == len(histogram["share"]) + 1 and sum(histogram["share"]) == 1
+    assert histogram["share"][0] == 0.25 and histogram["share"][-1] == 0.5
+
+
+# --- plots --------------------------------------------------------------------------------------------------------
+
+
+def test_means_and_deviations_are_drawn():
+    axes = plots.map_against_bits({"one": SERIES, "two": SERIES}).axes[0]
+    first, second = axes.containers
+    np.testing.assert_allclose(first.lines[0].get_ydata(), [0.2, 0.4])
+    low, high = np.array(first.lines[2][0].get_segments())[:, :, 1].T
+    np.testing.assert_allclose(high - low, 2 * np.std([[0.1, 0.2], [0.3, 0.6]], axis=0, ddof=1))
+    assert not second.has_yerr and [text.get_text() for text in axes.get_xticklabels()] == ["16", "32"]
+
+
+@pytest.mark.parametrize("draw", [plots.map_against_bits, plots.map_against_epoch, plots.precision_recall,
+                                  plots.precision_at_n])
+def test_a_figure_is_saved_as_the_same_bytes_every_time(tmp_path, draw):
+    first, again = ([path.read_bytes() for path in plots.save(draw({"one": SERIES}), tmp_path / name)]
+                    for name in ("a", "b"))
+    assert first == again and [path.name for path in sorted(tmp_path.iterdir())] == ["a.png", "a.svg", "b.png", "b.svg"]
+    not_blank(tmp_path / "a.png")
+    assert b"<dc:date>" not in first[1]
+
+
+@pytest.mark.parametrize("panels", [{}, {"one": {}}, {"one": {"a": {"x": [1], "y": []}}},
+                                    {"one": {"a": {"x": [1, 2], "y": [[1.0]]}}}])
+def test_nothing_is_never_drawn(panels):
+    with pytest.raises(InputError):
+        plots.map_against_epoch(panels)
+
+
+def test_an_unwritable_folder_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="cannot write"):
+        plots.save(plots.map_against_epoch({"one": SERIES}), tmp_path / "file" / "figure")
+
+
+def test_every_label_has_its_glyphs(recwarn):
+    if plots.set_language("zh"):
+        pytest.skip("no Chinese font is here")
+    figure, axes = plots.new_figure(1, 1)
+    axes[0, 0].set_title("".join(plots.CHINESE.values()))
+    plots.styled(figure.savefig)(io.BytesIO())
+    assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
+    assert plots.tr("epoch") == "训练轮次"
+
+
+def test_without_a_chinese_font_labels_stay_english(monkeypatch):
+    monkeypatch.setattr(plots, "CJK_FONTS", ("No Such Font",))
+    assert plots.set_language("zh").startswith("note: ") and plots.tr("epoch") == "epoch"
+
+
+# --- test_progressive_hash.py -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0])
+def test_expected_curves_against_integration(scale):
+    def mean(value):
+        return quad(lambda x: value(np.tanh(scale * x)) * norm.pdf(x), -8, 8, points=[0], limit=500)[0]
+
+    error = stages_script.expected_quantization_error(scale)[0]
+    assert error == pytest.approx(mean(lambda c: (abs(c) - 1) ** 2), rel=1e-3)
+    assert stages_script.expected_saturation(scale) == pytest.approx(mean(lambda c: float(abs(c) > 0.9)), rel=1e-3)
+    edges = np.linspace(-1, 1, 5)
+    shares = stages_script.expected_shares(scale, edges)
+    assert shares.sum() == pytest.approx(1)
+    assert shares[1] == pytest.approx(mean(lambda c: float(-0.5 < c < 0)), rel=1e-3)
+
+
+def test_stages_of_a_training(tmp_path, capsys):
+    make_data(tmp_path)
+    written = stages_script.main(settings(tmp_path, "--hash_lens", "8"))
+    run = tmp_path / "results" / "toy" / "test_progressive_hash"
+    assert {path.name for path in written} == {f"{name}.{suffix}" for name in ("1_stages", "2_scales", "3_epochs")
+                                               for suffix in ("png", "svg")}
+    for path in written:
+        assert path.parent == run
+        if path.suffix == ".png":
+            not_blank(path)
+    out = capsys.readouterr().out
+    assert "Verdict: " in out and "0 of 768 bits differ" in " ".join(out.split())
+    assert not (tmp_path / "checkpoints").exists() and list((run / "checkpoints").rglob("*.pth"))
+
+
+def test_the_charts_hold_the_numbers_of_metrics_json(tmp_path):
+    make_data(tmp_path)
+    _, config = stages_script.parse(settings(tmp_path, "--hash_lens", "8"))
+    solver = stages_script.Observed(config)
+    solver.train()
+    log = json.loads((solver.run_dir / "metrics.json").read_text())["epochs"]
+    assert list(solver.stages) == [1, 2, 4, 5, 7, 8]
+    for axes, key in zip(stages_script.draw_epochs(solver.log, config).axes,
+                         ("scale", "saturation", "quantization_error", "bit_balance")):
+        assert axes.lines[0].get_ydata().tolist() == [entry[key] for entry in log]
+    np.testing.assert_allclose(stages_script.draw_epochs(solver.log, config).axes[0].lines[1].get_ydata(),
+                               np.linspace(1, 10, 8))
+    for epoch, (scale, codes) in solver.stages.items():
+        assert np.mean(np.abs(codes) > 0.9) == pytest.approx(log[epoch - 1]["saturation"], abs=1e-6)
+        assert scale == log[epoch - 1]["scale"]
+
+
+@pytest.mark.parametrize("more, message", [(["--hash_lens", "8", "4"], "one number"), (["--lang", "fr"], "--lang"),
+                                           (["--use_progressive_hash", "false"], "leave out"),
+                                           (["--epok", "3"], "--epok"), (["--show"], "--show: no display")])
+def test_stages_refuse_in_one_line(tmp_path, capsys, monkeypatch, more, message):
+    monkeypatch.setattr(plots.matplotlib, "get_backend", lambda: "agg")
+    make_data(tmp_path)
+    assert message in error_line(capsys, lambda: stages_script.main(settings(tmp_path, *more)))
+    assert not (tmp_path / "results").exists()
+
+
+# --- demo_progressive_vs_original.py ------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory):
+    folder = make_data(tmp_path_factory.mktemp("demo"))
+    return folder, demo.main(settings(folder, "--hash_lens", "4", "8", "--seeds", "0", "1"))
+
+
+def runs_of(folder, seeds=(0, 1)):
+    base = folder / "results" / "toy" / demo.NAME
+    return {kind: [json.loads((base / f"{kind}-seed{seed}" / "metrics.json").read_text()) for seed in seeds]
+            for kind in demo.KINDS}
+
+
+def test_the_comparison_trains_both_kinds(compared):
+    folder, comparison = compared
+    for kind, progressive in demo.KINDS.items():
+        for seed, run in enumerate(runs_of(folder)[kind]):
+            assert run["config"]["use_progressive_hash"] is progressive and run["config"]["seed"] == seed
+    base = folder / "results" / "toy" / demo.NAME
+    assert json.loads((base / "comparison.json").read_text()) == comparison
+    for name in ("comparison", "overview"):
+        not_blank(base / f"{name}.png")
+
+
+def test_plotted_numbers_are_those_of_metrics_json(compared):
+    runs = runs_of(compared[0])
+    figure = demo.draw_comparison(runs, compared[1]["effects"], "8")
+    loss, epochs_i2t, epochs_t2i, bits_i2t, bits_t2i, quantization, recall_i2t, recall_t2i, codes = figure.axes[:9]
+
+    def mean(kind, value):
+        return np.mean([value(run) for run in runs[kind]], axis=0)
+
+    for number, kind in enumerate(demo.KINDS):
+        for axes, value in (
+                (loss, lambda run: [entry["loss"] for entry in run["epochs"]]),
+                (quantization, lambda run: [entry["quantization_error"] for entry in run["epochs"]]),
+                (epochs_i2t, lambda run: [entry["8"]["unpaired"]["i2t"]["map"] for entry in run["history"]]),
+                (epochs_t2i, lambda run: [entry["8"]["unpaired"]["t2i"]["map"] for entry in run["history"]]),
+                (recall_i2t, lambda run: run["curves"]["8"]["unpaired"]["i2t"]["precision"]),
+                (recall_t2i, lambda run: run["curves"]["8"]["unpaired"]["t2i"]["precision"])):
+            np.testing.assert_allclose(axes.lines[number].get_ydata(), mean(kind, value))
+        for axes, way in ((bits_i2t, "i2t"), (bits_t2i, "t2i")):
+            np.testing.assert_allclose(axes.containers[number].lines[0].get_ydata(), mean(
+                kind, lambda run: [run["final"][bits]["unpaired"][way]["map"] for bits in ("4", "8")]))
+        np.testing.assert_allclose(codes.patches[number].get_data().values, 100 * mean(
+            kind, lambda run: run["curves"]["8"]["code_histogram"]["share"]))
+
+
+def test_finished_trainings_are_used_again_only_if_all_is_the_same(compared, monkeypatch):
+    folder, comparison = compared
+    trained, other = [], runs_of(folder)["original"][0]
+
+    def train(where, config):
+        trained.append((config.seed, config.use_progressive_hash))
+        return other
+
+    monkeypatch.setattr(demo, "train", train)
+    same = settings(folder, "--hash_lens", "4", "8", "--seeds", "0", "1")
+    assert demo.main(same) == comparison and trained == []
+    demo.main([*same, "--temperature", "0.4"])
+    assert trained == [(0, True), (0, False), (1, True), (1, False)]
+    trained.clear()
+    path = folder / "results" / "toy" / demo.NAME / "original-seed1" / "metrics.json"
+    whole = path.read_text()
+    for damaged in (whole[:100], whole.replace('"fingerprint": "', '"fingerprint": "0')):
+        path.write_text(damaged)
+        demo.train_all(same[:-3], [0, 1])
+    path.write_text(whole)
+    assert trained == [(1, False), (1, False)]
+
+
+def rows_for(old, new):
+    """The guide's table for measured mAP of the original and the progressive runs."""
+    others = {key: 1.0 for key, *_ in demo.EFFECTS if key != "map"}
+    return demo.effects({kind: [{**others, "map": value} for value in values]
+                         for kind, values in (("original", old), ("progressive", new))})
+
+
+@pytest.mark.parametrize("old, new, expected", [
+    ([40, 41], [43, 43], "as expected"), ([40, 41], [41, 41.5], "below expected"), ([40, 41], [39, 40], "worse"),
+    ([40, 41], [45, 40], "unclear"), ([40, 41], [40, 41], "unclear"), ([40], [43], "as expected")])
+def test_verdicts(old, new, expected):
+    row = rows_for(old, new)[0]
+    assert row["verdict"] == expected and row["change"] == pytest.approx(np.mean(new) - np.mean(old))
+    words = demo.verdict(rows_for(old, new), "toy")[0]
+    assert ("no improvement" in words) == (expected in ("worse", "unclear"))
+    assert ("one seed" in words) == (len(old) == 1)
+    assert all(len(line) <= 80 for line in demo.table(rows_for(old, new)))
+
+
+def test_jitter_of_a_line_is_0_and_of_a_zigzag_is_not():
+    assert demo.jitter(list(np.linspace(1, 9, 20))) == pytest.approx(0, abs=1e-9)
+    assert demo.jitter([1.0, 3.0] * 10) == pytest.approx(200)
+    assert demo.jitter([1.0, 2.0]) is None
+
+
+@pytest.mark.parametrize("classes", [1, 2])
+def test_one_seed_and_a_single_class_make_a_sensible_figure(tmp_path, capsys, classes):
+    make_data(tmp_path, classes)
+    comparison = demo.main(settings(tmp_path, "--hash_lens", "4", "--seeds", "3", "--epoch", "1"))
+    not_blank(tmp_path / "results" / "toy" / demo.NAME / "comparison.png")
+    assert comparison["effects"][2]["verdict"] == "not measurable"
+    assert "Verdict: " in capsys.readouterr().out
+    if classes == 1:
+        assert comparison["effects"][0]["original"] == pytest.approx(100)
+
+
+@pytest.mark.parametrize("more, message", [(["--seeds", "1", "1"], "different seeds"), (["--seed", "1"], "--seeds"),
+                                           (["--use_progressive_hash", "false"], "leave it out"),
+                                           (["--dataset", "nothing"], "nothing"), (["--show"], "--show: no display")])
+def test_the_comparison_refuses_in_one_line(tmp_path, capsys, monkeypatch, more, message):
+    monkeypatch.setattr(plots.matplotlib, "get_backend", lambda: "agg")
+    make_data(tmp_path)
+    assert message in error_line(capsys, lambda: demo.main(settings(tmp_path, *more)))
+    assert not (tmp_path / "results").exists()
+
+
+def test_an_unwritable_results_folder_is_one_line(tmp_path, capsys):
+    make_data(tmp_path)
+    (tmp_path / "results").write_text("")
+    assert "--results_dir" in error_line(capsys, lambda: demo.main(settings(tmp_path)))
+
+
+def test_show_opens_a_window_a_figure(monkeypatch):
+    import matplotlib.pyplot as pyplot
+
+    opened = []
+    monkeypatch.setattr(pyplot, "show", lambda: opened.append(pyplot.get_fignums()))
+    plots.show([plots.map_against_epoch({"one": SERIES}), plots.map_against_bits({"one": SERIES})])
+    assert len(opened[0]) == 2
+    pyplot.close("all")

@@ -1,0 +1,238 @@
+"""report.html, the curves and the gallery in metrics.json, TensorBoard events, and the terminal's last lines."""
+
+import json
+import re
+import unicodedata
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import checkpoint
+import gallery
+import ICMR
+import metric
+import plots
+import report
+from load_data import load_dataset
+from test_plots import error_line, make_data, settings
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A training on pairs with captions that look like HTML, and one picture; its folder and metrics."""
+    folder = make_data(tmp_path_factory.mktemp("run"), captions=True)
+    Image.new("RGB", (400, 300), "red").save(folder / "data" / "toy" / "0.png")
+    arguments = settings(folder, "--hash_lens", "4", "8", "--eval_every", "2", "--run_name", "one",
+                         "--tensorboard", "true", "--checkpoint_dir", str(folder / "checkpoints"))
+    ICMR.main(arguments)
+    where = folder / "results" / "toy" / "one"
+    return where, json.loads((where / "metrics.json").read_text()), arguments
+
+
+class Page(HTMLParser):
+    """The tags of a page, checked to be closed in order, and its text outside <style>."""
+
+    VOID = {"meta", "img", "br"}
+
+    def __init__(self, page):
+        super().__init__()
+        self.open, self.tags, self.text = [], [], []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if "style" not in self.open:
+            self.text.append(data)
+
+
+def test_the_page_is_one_file_without_a_network(run):
+    page = (run[0] / "report.html").read_text(encoding="utf-8")
+    for tag, attributes in Page(page).tags:
+        assert tag not in ("script", "link", "iframe")
+        for name in ("src", "href", "xlink:href"):
+            assert re.match(r"#|data:image/", attributes.get(name) or "#")
+    assert not re.search(r"url\((?!#)|@import", page)
+
+
+def test_captions_are_text_and_never_markup(run):
+    page = Page((run[0] / "report.html").read_text(encoding="utf-8"))
+    assert "<b>pair & 0</b>" in "".join(page.text)
+    assert not [tag for tag, _ in page.tags if tag == "b"]
+
+
+def test_a_picture_beside_the_data_is_embedded(run):
+    tags = Page((run[0] / "report.html").read_text()).tags
+    pictures = [attributes["src"] for tag, attributes in tags if tag == "img"]
+    assert len(pictures) == 2 and pictures[0].startswith("data:image/jpeg;base64,")  # query 0, in both directions
+
+
+def test_a_picture_that_is_gone_or_broken_is_left_out(tmp_path):
+    (tmp_path / "broken.png").write_bytes(b"no picture")
+    assert report.thumbnail(str(tmp_path / "broken.png")) is None
+    assert report.thumbnail(str(tmp_path / "gone.png")) is None
+
+
+def test_the_table_shows_the_last_figures(run):
+    text = " ".join(" ".join(Page((run[0] / "report.html").read_text()).text).split())
+    for bits, result in run[1]["final"].items():
+        row = [f"{result[protocol][way][cut]:.4f}" for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")
+               for cut in ("map", "map@50")]
+        assert " ".join([bits, *row]) in text
+
+
+def test_drawn_numbers_are_those_of_metrics_json(run):
+    where, results, _ = run
+    drawn = report.figures(results)
+    assert len(drawn) == 15
+    for way, direction in report.WAYS.items():
+        lines = drawn[f"mAP@all against the epoch, {direction}"].axes[0].lines
+        for line, bits in zip(lines, ("4", "8"), strict=True):
+            assert line.get_xdata().tolist() == [2, 4, 6, 8]
+            assert line.get_ydata().tolist() == [entry[bits]["unpaired"][way]["map"] for entry in results["history"]]
+        for title, key in (("Precision at each recall", "precision"), ("Precision of the first N", "precision_at_n")):
+            for line, bits in zip(drawn[f"{title}, {direction}"].axes[0].lines, ("4", "8"), strict=True):
+                assert line.get_ydata().tolist() == results["curves"][bits]["unpaired"][way][key]
+    for cut, title in (("map", "mAP@all"), ("map@50", "mAP@50")):
+        bars = drawn[f"{title} against code length, last epoch"].axes[0].containers
+        lines = [(protocol, way) for protocol in ("unpaired", "paired") for way in report.WAYS]
+        for bar, (protocol, way) in zip(bars, lines, strict=True):
+            assert bar.lines[0].get_ydata().tolist() == [results["final"][b][protocol][way][cut] for b in ("4", "8")]
+    loss = drawn["Loss in training"].axes[0].lines[0].get_ydata()
+    assert loss.tolist() == [entry["loss"] for entry in results["epochs"]]
+
+
+def test_figures_take_the_text_colour_around_them(run):
+    page = (run[0] / "report.html").read_text()
+    assert plots.INK not in page.split("<body>")[1] and "currentColor" in page
+
+
+def test_curves_agree_with_the_codes_of_the_checkpoint(run):
+    where, results, _ = run
+    folder = where.parents[2]
+    data = load_dataset("toy", folder / "data")
+    model, _ = checkpoint.load_model(folder / "checkpoints" / "hash" / "toy_hash_8.pth")
+    query, retrieval = ([side.detach().numpy() for side in model(split.image, split.text)["unpaired"]]
+                        for split in (data.query, data.retrieval))
+    relevant = data.query.label.numpy() @ data.retrieval.label.numpy().T > 0
+    for way, asked, stored in (("i2t", query[0], retrieval[1]), ("t2i", query[1], retrieval[0])):
+        curve = results["curves"]["8"]["unpaired"][way]
+        assert curve["n"] == [1, 2, 5, 10, 20]
+        np.testing.assert_allclose(curve["precision"][-1], np.mean(
+            [hits.sum() / (distance <= distance[hits].max()).sum()  # all found: the whole of the last tie group, or ...
+             for hits, distance in zip(relevant, metric.hamming_distance(*map(metric.sign_codes, (asked, stored))))]),
+            atol=0.03)
+        distance = ((asked >= 0)[:, None] != (stored >= 0)[None]).sum(axis=2)
+        order = np.random.default_rng(0)
+        orders = [np.lexsort((order.random(len(d)), d))[:5] for d in distance for _ in range(200)]
+        found = np.mean([relevant[i // 200][rows].mean() for i, rows in enumerate(orders)])
+        assert curve["precision_at_n"][2] == pytest.approx(found, abs=0.02)
+
+
+def test_the_gallery_ranks_by_distance_and_row(run):
+    where, results, _ = run
+    folder = where.parents[2]
+    data = load_dataset("toy", folder / "data")
+    model, _ = checkpoint.load_model(folder / "checkpoints" / "hash" / "toy_hash_8.pth")
+    codes = model(data.query.image, data.query.text)["unpaired"][0] >= 0
+    stored = model(data.retrieval.image, data.retrieval.text)["unpaired"][1] >= 0
+    found = results["gallery"]
+    assert found["bits"] == 8 and len(found["i2t"]) == len(found["t2i"]) == 8
+    for sample in found["i2t"]:
+        asked = int(np.flatnonzero(data.query.index == sample["query"]["row"])[0])
+        distance = (codes[asked] != stored).sum(dim=1).tolist()
+        nearest = sorted(range(len(distance)), key=lambda row: (distance[row], row))[:10]
+        assert [item["row"] for item in sample["items"]] == data.retrieval.index[nearest].tolist()
+        assert [item["distance"] for item in sample["items"]] == [distance[row] for row in nearest]
+        assert [item["relevant"] for item in sample["items"]] == [
+            bool((data.query.label[asked] & data.retrieval.label[row]).any()) for row in nearest]
+        assert sample["query"]["text"] == f"<b>pair & {sample['query']['row']}</b>"
+
+
+def test_tensorboard_events_hold_the_log(run):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run[0] / "tensorboard"))
+    events.Reload()
+    for tag, expected in (("training/loss", {entry["epoch"]: entry["loss"] for entry in run[1]["epochs"]}),
+                          ("8/unpaired/i2t/map", {entry["epoch"]: entry["8"]["unpaired"]["i2t"]["map"]
+                                                  for entry in run[1]["history"]})):
+        assert {event.step: pytest.approx(event.value) for event in events.Scalars(tag)} == expected
+
+
+def test_the_page_is_made_again_from_metrics_json(run):
+    page = (run[0] / "report.html").read_bytes()
+    (run[0] / "report.html").unlink()
+    assert report.main([str(run[0])]) == run[0] / "report.html"
+    assert (run[0] / "report.html").read_bytes() == page
+
+
+def test_a_test_run_has_a_report_too(run):
+    where, results, arguments = run
+    tested = ICMR.main([*arguments, "--task", "3", "--run_name", "tested", "--tensorboard", "false"])
+    assert tested["curves"] == results["curves"] and tested["gallery"] == results["gallery"]
+    page = (where.parent / "tested" / "report.html").read_text()
+    assert "tested from a checkpoint of epoch 8" in " ".join(page.split())
+
+
+def test_real_valued_fusion_and_no_captions(tmp_path):
+    make_data(tmp_path)
+    results = ICMR.main(settings(tmp_path, "--task", "0", "--epoch", "1", "--run_name", "real",
+                                 "--checkpoint_dir", str(tmp_path)))
+    page = (tmp_path / "results" / "toy" / "real" / "report.html").read_text()
+    assert results["curves"] == {} and results["gallery"] is None and "no column named caption" in page
+    assert "Real-valued fusion" in page
+
+
+@pytest.mark.parametrize("content, message", [(None, "cannot read"), ("{", "not the metrics"),
+                                              ("{}", "not the metrics"), ("[1]", "not the metrics")])
+def test_a_missing_or_foreign_run_is_one_line(tmp_path, capsys, content, message):
+    if content is not None:
+        (tmp_path / "metrics.json").write_text(content)
+    assert message in error_line(capsys, lambda: report.main([str(tmp_path)]))
+    assert not (tmp_path / "report.html").exists()
+
+
+def columns(line):
+    """Columns of a line on a terminal."""
+    return sum(0 if unicodedata.category(sign) in ("Mn", "Me", "Cf") else
+               2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in line)
+
+
+def test_openmoji_ends_with_retrievals_in_emoji(tmp_path, capsys):
+    results = ICMR.main(["--dataset", "openmoji", "--data_dir", str(ROOT / "data"), "--epoch", "2", "--hash_lens", "16",
+                         "--hidden", "32", "--eval_every", "1", "--results_dir", str(tmp_path), "--checkpoint_dir",
+                         str(tmp_path), "--device", "cpu"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[-1].endswith("metrics.json") and (Path(lines[-1]).parent / "report.html").is_file()
+    start = next(number for number, line in enumerate(lines) if line.startswith("openmoji, after epoch 2"))
+    assert all(columns(line) <= 80 for line in lines[start:-1])
+    samples = [line for line in lines[start:] if " -> " in line]
+    assert len(samples) == 6
+    first = results["gallery"]["i2t"][0]
+    assert first["query"]["emoji"] in samples[0] and samples[0].count("*") == sum(
+        item["relevant"] for item in first["items"])
+    text = "\n".join(lines[start:])
+    assert "Report the last epoch" in text
+    best = max(np.mean([entry["16"]["unpaired"][way]["map"] for way in ("i2t", "t2i")]) for entry in results["history"])
+    assert f"{best:.4f}" in text.split("Report the last epoch")[1]
+
+
+def test_emoji_that_only_openmoji_can_show_are_left_out():
+    assert gallery.shown("\ue04f") == "" and gallery.shown("😀") == "😀"
+    assert gallery.clip("日本語", 5) == "日本 " and gallery.clip("ab", 4) == "ab  "
