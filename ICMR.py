@@ -601,21 +601,24 @@ class Solver:
                 sides = codes
         return {"curves": curves, "gallery": sample_retrievals(self.data, *sides, hashing=self.hashing)}
 
+    def results(self) -> dict:
+        """What metrics.json holds."""
+        final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
+        return {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
+                "environment": {**environment(self.device), "precision": self.precision,
+                                "bfloat16_speedup": self.speedup, "processes": parallel.size()},
+                "fingerprint": self.data.fingerprint, "chosen": self.chosen,
+                "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
+                "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final,
+                **self.details()}
+
     def report(self) -> dict:
         """Print the table of the last evaluation; write ``metrics.json``, whose path is the last line printed, and
         ``report.html`` beside it.
         """
         from report import write_report  # here: matplotlib takes a second to load
 
-        final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
-        results = {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
-                   "environment": {**environment(self.device), "precision": self.precision,
-                                   "bfloat16_speedup": self.speedup, "processes": parallel.size()},
-                   "fingerprint": self.data.fingerprint, "chosen": self.chosen,
-                   "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
-                   "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final,
-                   **self.details()}
-        path = self.run_dir / "metrics.json"
+        results, path = self.results(), self.run_dir / "metrics.json"
         write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
         write_report(self.run_dir / "report.html", results)
         for line in table(results) + terminal_lines(results["gallery"]):

@@ -1,0 +1,133 @@
+"""The Markdown of a benchmark: means and standard deviations over seeds, and what progressive hashing changes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+WAYS = ("i2t", "t2i")
+Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (benchmark.gather)
+
+
+def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], found: Found, skipped: dict[str, str],
+             default: str, off: str) -> str:
+    """The whole report of a study on one data set; ``default`` and ``off`` are the labels that are compared."""
+    lengths = list(dict.fromkeys(bits for results in found.values() for bits in results))
+    seeds = sorted({len(entries) for results in found.values() for entries in results.values()})
+    lines = [f"# {dataset}: {study}", "", f"`{command}`", "",
+             f"{sizes['train']:,} training pairs, {sizes['query']:,} queries, {sizes['retrieval']:,} items; "
+             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± standard deviation over "
+             f"seeds.", "", "## Unpaired, mean of I2T and T2I", "", *overview(found, lengths, "unpaired"), "",
+             "## Paired (UCMFH's protocol: each side has seen both modalities)", "", *overview(found, lengths, "paired"), ""]
+    if default in found and off in found:
+        lines += ["## Progressive on against off", "", *effects(found[default], found[off]), ""]
+    lines += ["## In full", "", *details(found, lengths), ""]
+    if skipped:
+        lines += ["Not trained:", "", *(f"- {what}: {why}" for what, why in skipped.items()), ""]
+    return "\n".join(lines)
+
+
+def overview(found: Found, lengths: list[str], protocol: str) -> list[str]:
+    """A row a method: mAP@all and mAP@50 at each code length, mean of both directions."""
+    rows = ["| | " + " | ".join(f"@all {bits}" if bits == lengths[0] else bits for bits in lengths) + " | "
+            + " | ".join(f"@50 {bits}" if bits == lengths[0] else bits for bits in lengths) + " |",
+            "| --- |" + " ---: |" * (2 * len(lengths))]
+    for label, results in found.items():
+        if any(protocol in entry for entries in results.values() for entry in entries):
+            cells = [spread([both_ways(entry, protocol, cut) for entry in results.get(bits, [])])
+                     for cut in ("map", "map@50") for bits in lengths]
+            rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def details(found: Found, lengths: list[str]) -> list[str]:
+    """A row a method and code length: every figure."""
+    rows = ["| | bits | I2T @all | T2I @all | I2T @50 | T2I @50 | paired I2T @all | T2I @all | I2T @50 | T2I @50 | "
+            "quantization error | training s |", "| --- |" + " ---: |" * 11]
+    for label, results in found.items():
+        for bits in lengths:
+            entries = results.get(bits, [])
+            if not entries:
+                continue
+            cells = [spread([100 * entry[protocol][way][cut] for entry in entries if protocol in entry])
+                     for protocol in ("unpaired", "paired") for cut in ("map", "map@50") for way in WAYS]
+            errors = [entry["quantization_error"] for entry in entries if "quantization_error" in entry]
+            rows.append(f"| {label} | {bits} | " + " | ".join(cells) + f" | {spread(errors, 4)} | "
+                        f"{spread([entry['seconds'] for entry in entries])} |")
+    rows += ["", "Our training seconds are those of all code lengths together, which are trained in one run."]
+    return rows
+
+
+def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
+    """What the progressive scale changes, seed by seed: gains with standard errors, and the training itself."""
+    lengths = [bits for bits in on if bits in off]
+    rows = ["| | " + " | ".join(f"{bits} bits" for bits in lengths) + " | mean |",
+            "| --- |" + " ---: |" * (len(lengths) + 1)]
+    for protocol, cut, name in [(protocol, cut, f"mAP@{cut.removeprefix('map@').replace('map', 'all')}, {protocol}")
+                                for protocol in ("unpaired", "paired") for cut in ("map", "map@50")]:
+        gains = np.array([[both_ways(a, protocol, cut) - both_ways(b, protocol, cut)
+                           for a, b in zip(on[bits], off[bits])] for bits in lengths])
+        rows.append(f"| {name} | " + " | ".join(gain(row) for row in gains) + f" | {gain(gains.mean(axis=0))} |")
+    errors = [np.mean([entry["quantization_error"] for entry in on[bits]]) /
+              np.mean([entry["quantization_error"] for entry in off[bits]]) for bits in lengths]
+    rows.append("| quantization error, ratio | " + " | ".join(f"{error:.3f}" for error in errors)
+                + f" | {np.mean(errors):.3f} |")
+    rows += ["", "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
+             "| all code lengths together | off | on |", "| --- | ---: | ---: |"]
+    goals = [0.95 * curve[-1] for curve in curves(off)]
+    for name, values in (
+            ("epochs to 95 % of off's last mAP@all", [[reached(epochs(side), curve, goal)
+                                                      for curve, goal in zip(curves(side), goals)] for side in (off, on)]),
+            ("epochs to 95 % of its own last mAP@all", [[reached(epochs(side), curve, 0.95 * curve[-1])
+                                                        for curve in curves(side)] for side in (off, on)]),
+            ("mAP@all, variation between tests, points", [[variation(curve) for curve in curves(side)]
+                                                          for side in (off, on)]),
+            ("loss, variation between epochs, %", [[100 * variation(losses(entry)) / np.mean(losses(entry)[-10:])
+                                                    for entry in side[lengths[0]]] for side in (off, on)]),
+            ("training seconds", [[entry["seconds"] for entry in side[lengths[0]]] for side in (off, on)])):
+        rows.append(f"| {name} | " + " | ".join(spread(side, 2) for side in values) + " |")
+    rows += ["", "Variation: the mean absolute second difference in the second half of the training, which is 0 for a "
+             "straight line."]
+    return rows
+
+
+def both_ways(entry: dict, protocol: str, cut: str) -> float:
+    """mAP in points, the mean of I2T and T2I."""
+    return 100 * sum(entry[protocol][way][cut] for way in WAYS) / 2
+
+
+def curves(results: dict[str, list[dict]]) -> list[list[float]]:
+    """For each seed, unpaired mAP@all in points at each test, the mean over code lengths."""
+    return [np.mean([[both_ways(test, "unpaired", "map") for test in entry["history"]] for entry in entries], axis=0).tolist()
+            for entries in zip(*results.values())]
+
+
+def epochs(results: dict[str, list[dict]]) -> list[int]:
+    return [test["epoch"] for test in next(iter(results.values()))[0]["history"]]
+
+
+def losses(entry: dict) -> list[float]:
+    return [epoch["loss"] for epoch in entry["epochs"]]
+
+
+def reached(at: list[int], curve: list[float], goal: float) -> float:
+    """The first tested epoch with at least ``goal``; infinite if there is none."""
+    return next((float(epoch) for epoch, value in zip(at, curve) if value >= goal), float("inf"))
+
+
+def variation(values: list[float]) -> float:
+    """How far a curve jumps about in its second half: the mean absolute second difference."""
+    half = np.array(values[len(values) // 2:])
+    return float(np.abs(np.diff(half, 2)).mean()) if len(half) > 2 else float("nan")
+
+
+def spread(values: list[float], places: int = 1) -> str:
+    """Mean ± standard deviation (n - 1)."""
+    if not values:
+        return ""
+    return f"{np.mean(values):.{places}f}" + (f" ± {np.std(values, ddof=1):.{places}f}" if len(values) > 1 else "")
+
+
+def gain(values: np.ndarray) -> str:
+    """Mean ± standard error."""
+    error = f" ± {np.std(values, ddof=1) / len(values)**0.5:.2f}" if len(values) > 1 else ""
+    return f"{np.mean(values):+.2f}{error}"
