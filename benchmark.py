@@ -112,7 +112,7 @@ def jobs_of(study: str, dataset: Dataset, options: argparse.Namespace, settings:
         for label, changes in STUDIES[study].items():
             changes = {key: value for key, value in changes.items() if value != getattr(ICMR.Config(), key)}
             slug = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "default"
-            jobs.append(Job(options.path, label, seed, None, {**chosen, **changes}, str(folder / f"{slug}-seed{seed}")))
+            jobs.append(Job(options.path, label, seed, None, chosen | changes, str(folder / f"{slug}-seed{seed}")))
     wanted = options.methods or [job.label for job in jobs]
     if unknown := set(wanted) - {job.label for job in jobs}:
         raise InputError(f"--methods {', '.join(sorted(unknown))}: expected some of "
@@ -266,7 +266,8 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
         series = {names[way]: {label: {
             "x": [int(bits) for bits in lengths],
             "y": [[runs[seed]["unpaired"][way][cut] for runs in lengths.values()]
-                  for seed in range(min(map(len, lengths.values())))]} for label, lengths in found.items()} for way in names}
+                  for seed in range(min(map(len, lengths.values())))]}
+            for label, lengths in found.items()} for way in names}
         written += plots.save(plots.map_against_bits(series, "mAP@all" if cut == "map" else "mAP@50"),
                               folder / f"{study}_{cut.replace('@', '')}_bits")
     if at:
@@ -278,14 +279,18 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
         written += plots.save(plots.map_against_epoch(panels(
             lambda entry, way: [each["epoch"] for each in entry["history"]],
             lambda entry, way: [each["unpaired"][way]["map"] for each in entry["history"]],
-            {label: runs for label, runs in at.items() if len(runs[0]["history"]) > 1} or at)), folder / f"{study}_map_epoch")
+            {label: runs for label, runs in at.items() if len(runs[0]["history"]) > 1} or at)),
+            folder / f"{study}_map_epoch")
     return written
 
 
 def compact(found: dict[str, dict[str, list[dict]]]) -> dict:
     """What the JSON of a study holds: all but the curves and the epochs, which are in the files of the trainings."""
-    return {label: {bits: [{key: value for key, value in entry.items() if key not in ("curves", "epochs", "history")}
-                           for entry in entries] for bits, entries in lengths.items()} for label, lengths in found.items()}
+    def short(entry: dict) -> dict:
+        return {key: value for key, value in entry.items() if key not in ("curves", "epochs", "history")}
+
+    return {label: {bits: [short(entry) for entry in entries] for bits, entries in lengths.items()}
+            for label, lengths in found.items()}
 
 
 @exit_on_bad_input
