@@ -185,7 +185,7 @@ def training(dataset: str, folder: str, turns: int, steps: int, workers: int, co
 
 
 def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict) -> dict:
-    """Seconds of an evaluation of four lengths: the reference's mAP@all in two directions, from the codes; ours with all
+    """Seconds to evaluate four lengths: the reference's mAP@all in two directions, from the codes; ours with all
     that it reports, from the features, and from the codes.
     """
     made = solver(dataset, folder, **common)
@@ -214,7 +214,7 @@ def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict
 
 
 def growth(folder: str, turns: int, quick: bool, common: dict) -> dict:
-    """Seconds of ours as one size grows: training pairs and batch (an epoch of four lengths), database and bits (mAP)."""
+    """Our seconds as one size grows: training pairs and batch (an epoch of four lengths), database and bits (mAP)."""
     unit = 50 if quick else 1
     result: dict[str, dict[str, float]] = {"training pairs": {}, "batch size": {}, "database": {}, "bits": {}}
     base = Path(folder) / "growth.h5"

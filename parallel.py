@@ -90,7 +90,7 @@ class _Gather(torch.autograd.Function):
 def gather(rows: Tensor) -> Tensor:
     """The rows of all processes, which have as many each, in their order: (n, d) -> (size() * n, d).
 
-    Differentiable, for a loss that every process computes alike from the result; :func:`average_gradients` has the rest.
+    Differentiable, for a loss that every process computes alike; :func:`average_gradients` does the rest.
     """
     return _Gather.apply(rows) if size() > 1 else rows
 

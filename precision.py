@@ -15,7 +15,7 @@ SMALL = 1e9  # floating-point operations a step: below, there is little to gain 
 
 
 def choose(setting: str, model: nn.Module, rows: int, device: torch.device) -> tuple[str, float | None]:
-    """``float32`` or ``bfloat16`` for ``model`` on batches of ``rows``, and how many times as fast bfloat16 is, if measured.
+    """The precision for ``model`` on batches of ``rows``, and how many times as fast bfloat16 is, if that was measured.
 
     With ``auto`` the linear layers are timed forwards and backwards in both, which takes as long as a few steps. All
     processes follow the measurement of the first.
