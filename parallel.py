@@ -4,7 +4,8 @@
 
 The batch is the same however many processes share it. Each computes the network's outputs for its rows; these are
 gathered, and from there on (batch norm, loss) every process computes the same thing from the whole batch. So the
-negatives and the statistics are those of the global batch, and one process or many give the same training.
+negatives and the statistics are those of the global batch, and one process or many train alike: only the rounding and
+the random numbers of dropout and noise differ.
 Everything here does nothing in a run of one process.
 """
 
