@@ -21,10 +21,9 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from functools import partial
-from operator import itemgetter
 from pathlib import Path
 
 import numpy as np
@@ -163,6 +162,10 @@ class Solver:
         if self.training and config.batch_size > pairs:
             raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
                              f"{self.data.name}, which has {pairs} pairs; give at most {pairs}")
+        fewest = min(len(self.data.query), len(self.data.retrieval))
+        if fewest < parallel.size():
+            raise InputError(f"{self.data.name}: {parallel.size()} processes can't share {fewest} queries or items; "
+                             f"use fewer processes")
         if self.training and config.batch_size % parallel.size():
             raise InputError(f"--batch_size {config.batch_size}: the batch is shared by {parallel.size()} processes; "
                              f"give a multiple of {parallel.size()}")
@@ -182,7 +185,8 @@ class Solver:
         self.chosen: dict = {}  # from the training pairs: the temperatures
         if self.training:
             self.build()
-            self.precision, self.speedup = precision.choose(config.precision, self.model, config.batch_size, self.device)
+            self.precision, self.speedup = precision.choose(
+                config.precision, self.model, config.batch_size, self.device)
             if self.hashing:
                 for head in (self.model.ImageMlp, self.model.TextMlp):
                     head.tohash.register_forward_hook(whole_batch)
@@ -197,7 +201,7 @@ class Solver:
         self.stop_signal: int | None = None
 
     def seed_process(self, epoch: int = 0, step: int = 0) -> None:
-        """Give every process but the first, whose random numbers are those of a run of one, its own dropout and noise."""
+        """Give every process its own dropout and noise; the first has those of a run of one."""
         if parallel.rank():
             torch.manual_seed(derived_seed(self.config.seed, epoch, step, parallel.rank()))
 
@@ -415,7 +419,7 @@ class Solver:
 
         Returns:
             By protocol ``[images, texts]``, or one tensor where both are the same, int8 (n, bits of all lengths);
-            and for each bit the sum over images and texts of (abs(tanh(scale * x)) - 1)^2 at the largest scale, float64.
+            and for each bit the sum over images and texts of (abs(tanh(scale * x)) - 1)^2 at the largest scale.
         """
         scale = self.scale_max if self.model.ImageMlp.use_progressive else 1.0
         codes: dict[str, list[list[Tensor]]] = {}
@@ -460,9 +464,13 @@ class Solver:
     def evaluate_real(self) -> dict:
         """As :meth:`evaluate`, by cosine: every process ranks the whole database for its part of the queries."""
         data, part = self.data, parallel.part(len(self.data.query))
-        query, retrieval = ({protocol: [torch.cat(side).numpy(force=True) for side in zip(*map(itemgetter(protocol), chunks))]
-                             for protocol in chunks[0]}
-                            for chunks in (list(self.outputs(data.query, part)), list(self.outputs(data.retrieval))))
+
+        def joined(chunks: Iterable[dict[str, list[Tensor]]]) -> dict[str, list[np.ndarray]]:
+            chunks = list(chunks)
+            return {protocol: [torch.cat(side).numpy(force=True) for side in zip(*(c[protocol] for c in chunks))]
+                    for protocol in chunks[0]}
+
+        query, retrieval = joined(self.outputs(data.query, part)), joined(self.outputs(data.retrieval))
         figures = {}
         for protocol, sides in query.items():
             figures[protocol] = {}
@@ -509,7 +517,7 @@ class Solver:
         checkpoint.save(self.state_path, {
             **self.about(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
             "step": self.step, "sums": self.sums, "log": self.log, "history": self.history, "seconds": self.seconds,
-            "precision": self.precision, "random": random, "random_cuda": random_cuda})
+            "precision": [self.precision, self.speedup], "random": random, "random_cuda": random_cuda})
 
     def load_state(self) -> None:
         """Go on from the saved state. Raises :class:`InputError` if it is another run's."""
@@ -527,7 +535,7 @@ class Solver:
             self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
             self.log, self.history = state["log"], state["history"]
             if self.config.precision == "auto":
-                self.precision = state["precision"]
+                self.precision, self.speedup = state["precision"]
             self.seed_process(self.epoch, self.step)  # for processes that the interrupted run didn't have
             for random in state["random"][parallel.rank():][:1]:
                 torch.set_rng_state(random)
@@ -649,7 +657,7 @@ def warn(line: str) -> None:
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed that hangs on all the numbers, e.g. the run's seed and the epoch: the same for a run that was interrupted."""
+    """A seed that hangs on all the numbers, e.g. the run's seed and the epoch: also in a run that was interrupted."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 

@@ -4,7 +4,8 @@
 
 The batch is the same however many processes share it. Each computes the network's outputs for its rows; these are
 gathered, and from there on (batch norm, loss) every process computes the same thing from the whole batch. So the
-negatives and the statistics are those of the global batch, and one process or many give the same training.
+negatives and the statistics are those of the global batch, and one process or many train alike: only the rounding and
+the random numbers of dropout and noise differ.
 Everything here does nothing in a run of one process.
 """
 
@@ -90,7 +91,7 @@ class _Gather(torch.autograd.Function):
 def gather(rows: Tensor) -> Tensor:
     """The rows of all processes, which have as many each, in their order: (n, d) -> (size() * n, d).
 
-    Differentiable, for a loss that every process computes alike from the result; :func:`average_gradients` completes it.
+    Differentiable, for a loss that every process computes alike; :func:`average_gradients` does the rest.
     """
     return _Gather.apply(rows) if size() > 1 else rows
 

@@ -15,9 +15,9 @@ SMALL = 1e9  # floating-point operations a step: below, there is little to gain 
 
 
 def choose(setting: str, model: nn.Module, rows: int, device: torch.device) -> tuple[str, float | None]:
-    """``float32`` or ``bfloat16`` for ``model`` on batches of ``rows``, and how many times as fast bfloat16 was measured.
+    """The precision for ``model`` on batches of ``rows``, and how many times as fast bfloat16 is, if that was measured.
 
-    With ``auto`` the linear layers are timed forwards and backwards in both, which takes a few of their steps. All
+    With ``auto`` the linear layers are timed forwards and backwards in both, which takes as long as a few steps. All
     processes follow the measurement of the first.
     """
     if setting != "auto":
@@ -31,7 +31,8 @@ def choose(setting: str, model: nn.Module, rows: int, device: torch.device) -> t
 
 def described(precision: str, speedup: float | None) -> str:
     """A line for the log: the precision, and why where it was measured."""
-    measured = "" if speedup is None else f" (bfloat16 measured {speedup:.1f} times as fast; --precision fixes it)"
+    measured = ("" if speedup is None else
+                f" (in bfloat16 the layers are {speedup:.1f} times as fast; --precision fixes it)")
     return f"Trained in {precision}{measured}"
 
 

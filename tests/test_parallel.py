@@ -1,4 +1,4 @@
-"""Two processes under torchrun: the same training and the same figures as one, and a clear end when one of them dies."""
+"""Two processes under torchrun: the same training and figures as one, and a clear end when one of them dies."""
 
 import os
 import signal
@@ -37,7 +37,7 @@ def folder(tmp_path_factory):
 
 
 def one_step(folder, name):
-    """A step over the whole training split in float64, without noise and dropout: what it computes, as plain tensors."""
+    """A step over the whole training split in float64, without noise and dropout: what it computes, as tensors."""
     solver = ICMR.Solver(ICMR.Config(
         dataset="toy", data_dir=str(folder / "data"), results_dir=str(folder), checkpoint_dir=str(folder), device="cpu",
         hidden=16, noise=0.0, batch_size=64, precision="float32", **CASES[name]))
@@ -74,9 +74,9 @@ def test_two_processes_compute_what_one_does(folder):
 
 
 def test_a_process_that_dies_ends_the_run_and_one_process_goes_on(folder):
-    settings = ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder), "--checkpoint_dir",
-                str(folder), "--hash_lens", "8", "--hidden", "8", "--batch_size", "32", "--device", "cpu",
-                "--epoch", "400", "--eval_every", "50"]
+    settings = ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder),
+                "--checkpoint_dir", str(folder), "--hash_lens", "8", "--hidden", "8", "--batch_size", "32",
+                "--device", "cpu", "--epoch", "400", "--eval_every", "50"]
     state = folder / "hash" / "toy_hash_8_state.pth"
     run = subprocess.Popen([*TORCHRUN, str(ROOT / "ICMR.py"), *settings], cwd=folder, text=True, stdout=subprocess.PIPE,
                            stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})

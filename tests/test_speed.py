@@ -25,7 +25,8 @@ def small(tmp_path):
         file["image"] = (random.normal(size=(90, 9)) + 2 * label @ random.normal(size=(3, 9))).astype("f4")
         file["text"] = (random.normal(size=(90, 5)) + 2 * label @ random.normal(size=(3, 5))).astype("f4")
         file["label"] = label
-        file["query_idx"], file["train_idx"], file["retrieval_idx"] = np.arange(20), np.arange(20, 90), np.arange(20, 90)
+        file["query_idx"], file["train_idx"], file["retrieval_idx"] = (
+            np.arange(20), np.arange(20, 90), np.arange(20, 90))
     return tmp_path
 
 
@@ -74,10 +75,12 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
             for way, side, item in (("i2t", 0, 1), ("t2i", 1, 0)):
                 pair = [metric.sign_codes(solver.model.split(x)[bits].numpy())
                         for x in (query[protocol][side], retrieval[protocol][item])]
-                assert figures[str(bits)][protocol][way] == metric.evaluate(*pair, data.query.label, data.retrieval.label)
+                alone = metric.evaluate(*pair, data.query.label, data.retrieval.label)
+                assert figures[str(bits)][protocol][way] == alone
         outputs = torch.tanh(10 * torch.cat([solver.model.split(x)[bits] for x in retrieval["unpaired"]])).numpy()
         assert figures[str(bits)]["quantization_error"] == pytest.approx(metric.quantization_error(outputs), rel=1e-9)
-        assert figures[str(bits)]["bit_balance"] == pytest.approx(metric.bit_balance(metric.sign_codes(outputs)), rel=1e-9)
+        balance = metric.bit_balance(metric.sign_codes(outputs))
+        assert figures[str(bits)]["bit_balance"] == pytest.approx(balance, rel=1e-9)
 
 
 def test_outputs_in_blocks_are_those_of_the_whole_split(small):
@@ -137,8 +140,8 @@ def test_large_features_stay_in_their_file(large, monkeypatch, tmp_path):
     weights = []
     for size in (2_000_000, 1 << 40):
         monkeypatch.setattr(load_data, "MAPPED_BYTES", size)
-        ICMR.main(["--dataset", str(large), "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path), "--epoch", "1",
-                   "--hash_lens", "8", "--hidden", "8", "--batch_size", "32", "--device", "cpu"])
+        ICMR.main(["--dataset", str(large), "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path),
+                   "--epoch", "1", "--hash_lens", "8", "--hidden", "8", "--batch_size", "32", "--device", "cpu"])
         weights.append(torch.load(tmp_path / "hash" / "large_hash_8.pth", weights_only=True)["ImageMlp"]["fc1.weight"])
     assert torch.equal(*weights)
 
@@ -168,7 +171,8 @@ def trained(small, *more):
 
 
 def test_both_precisions_train_alike_and_repeat_to_the_bit(small, capsys):
-    (full, full_weights), (half, half_weights) = (trained(small, "--precision", each) for each in ("float32", "bfloat16"))
+    (full, full_weights), (half, half_weights) = (
+        trained(small, "--precision", each) for each in ("float32", "bfloat16"))
     assert "Trained in bfloat16" in capsys.readouterr().out
     assert [r["environment"]["precision"] for r in (full, half)] == ["float32", "bfloat16"]
     assert half_weights["fc1.weight"].dtype == torch.float32
