@@ -28,7 +28,9 @@ from load_data import load_dataset
 from plots import tr
 
 NAME = "demo_progressive_vs_original"
-DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "50", "--eval_every", "2"]
+# One precision for all: the one that is measured to be faster could differ between the runs compared.
+DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "50", "--eval_every", "2",
+            "--precision", "float32"]
 KINDS = {"progressive": True, "original": False}  # use_progressive_hash
 WAYS = {"i2t": "image to text", "t2i": "text to image"}
 OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses

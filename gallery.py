@@ -68,7 +68,7 @@ def shown(emoji: str) -> str:
 
 
 def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
-    """A few retrievals in emoji, a line each, at most 80 columns; none if the data set has no emoji."""
+    """A few retrievals in emoji, a line each, as far as 80 columns go; none if the data set has no emoji."""
     if not gallery or "emoji" not in gallery["i2t"][0]["query"]:
         return []
     code = f"{gallery['bits']} bits" if gallery["bits"] else "real-valued"
@@ -77,8 +77,13 @@ def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
         samples = [sample for sample in gallery[way] if sample["query"]["emoji"]]
         for sample in samples[::-(-len(samples) // queries) or 1]:
             query = sample["query"]["emoji"] if way == "i2t" else sample["query"]["text"]
-            found = " ".join((item["emoji"] or "-") + ("*" if item["relevant"] else " ") for item in sample["items"])
-            lines.append(f"  {name:5} {clip(query, 24)} -> {found}".rstrip())
+            line = f"  {name:5} {clip(query, 24)} ->"
+            for item in sample["items"]:
+                more = " " + (item["emoji"] or "-") + ("*" if item["relevant"] else " ")
+                if columns_of(line + more) > 80:  # joined emoji take several places on most terminals
+                    break
+                line += more
+            lines.append(line.rstrip())
     return lines + [""]
 
 
@@ -93,8 +98,7 @@ def clip(text: str, columns: int) -> str:
     return kept + " " * (columns - width)
 
 
-def columns_of(sign: str) -> int:
-    """Terminal columns of a character: 2 where it is wide, 0 where it joins the one before."""
-    if unicodedata.combining(sign) or unicodedata.category(sign) in ("Mn", "Me", "Cf"):
-        return 0
-    return 2 if unicodedata.east_asian_width(sign) in "WF" else 1
+def columns_of(text: str) -> int:
+    """Terminal columns of a text: a character takes 2 where it is wide, 0 where it joins the one before."""
+    return sum(0 if unicodedata.category(sign) in ("Mn", "Me", "Cf") else
+               2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)

@@ -34,9 +34,23 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
         InputError: the folder refuses the file.
     """
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE).render(
-        run=results, name=Path(path).parent.name, ways=WAYS, thumbnail=thumbnail,
+        run=results, name=Path(path).parent.name, ways=WAYS, thumbnail=thumbnail, facts=facts(results),
         figures=[(title, Markup(plots.svg(figure))) for title, figure in figures(results).items()])
     return write_atomically(path, lambda file: file.write(page), "w")
+
+
+def facts(results: dict) -> list[dict[str, str]]:
+    """The settings; and what the training chose by itself, the environment and the data, ready to print."""
+    def text(value) -> str:
+        if isinstance(value, dict):
+            return ", ".join(f"{key}: {text(part)}" for key, part in value.items())
+        if isinstance(value, list):
+            return " ".join(map(text, value))
+        return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+    others = {**{f"{name}, chosen": value for name, value in results["chosen"].items()}, **results["environment"],
+              "fingerprint": results["fingerprint"]}
+    return [{name: text(value) for name, value in part.items()} for part in (results["config"], others)]
 
 
 def figures(results: dict) -> dict[str, Figure]:
@@ -224,11 +238,11 @@ one.</p>
 
 <h2>Settings and environment</h2>
 <div class="grid">
-{% for part in (run.config, dict(run.environment, fingerprint=run.fingerprint)) %}
+{% for part in facts %}
 <div><table class="pairs">
 {% for key, value in part.items() %}
 <tr><th scope="row">{{ key }}</th>
-<td>{{ value if value is not sequence or value is string else value | join(" ") }}</td></tr>
+<td>{{ value }}</td></tr>
 {% endfor %}
 </table></div>
 {% endfor %}
