@@ -45,7 +45,8 @@ def make_data(folder, classes=2, captions=False):
 
 def settings(folder, *more):
     return ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"),
-            "--hidden", "16", "--batch_size", "16", "--epoch", "8", "--device", "cpu", *more]
+            "--hidden", "16", "--batch_size", "16", "--epoch", "8", "--device", "cpu", "--precision", "float32",
+            *more]
 
 
 def not_blank(path):
