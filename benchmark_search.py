@@ -1,0 +1,293 @@
+"""Measures the search: build time, size, memory, speed and recall of each index, beside the machine's limits.
+
+    python benchmark_search.py --sizes 100000 1000000 --bits 64 128
+    python benchmark_search.py --sizes 10000000 --bits 64 --indexes numpy flat ivf hash
+
+The codes are real ones with noise, as no data set with this project has millions of items: each is the code of an
+image of the data set's retrieval split with every bit flipped with probability ``--noise``; queries are made the same
+way from texts of the query split. Recall counts by distance: an item as near as the true k-th is a hit. Each index is
+measured in a process of its own.
+"""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before numpy and torch load: see ICMR.py
+
+import argparse
+import json
+import multiprocessing
+import platform
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import faiss
+import numpy as np
+import torch
+
+import checkpoint
+import hamming_search
+import metric
+from errors import InputError, Parser, exit_on_bad_input
+from files import check_writable, write_atomically
+from index import Index
+from load_data import load_dataset
+
+INDEXES = ("numpy", *hamming_search.KINDS)
+BATCH = 1000
+RECALL_QUERIES = 200
+TOPK = 10
+SECONDS = 1.0  # at least so long is each speed measured
+READ_BYTES = 1 << 30
+ENCODED = 40960
+
+
+# --- codes ----------------------------------------------------------------------------------------
+
+
+def real_codes(path: Path, dataset: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
+    """Packed codes of the images of the retrieval split and of the texts of the query split."""
+    model, _ = checkpoint.load_model(path)
+    data = load_dataset(dataset, data_dir)
+    with torch.inference_mode():
+        sides = model.encode(image=data.retrieval.image), model.encode(text=data.query.text)
+    return tuple(metric.pack_codes(metric.sign_codes(side.numpy())) for side in sides)
+
+
+def noisy(real: np.ndarray, count: int, noise: float, random: np.random.Generator, out: np.ndarray) -> np.ndarray:
+    """``count`` random rows of ``real``, each bit flipped with probability ``noise``, written to ``out``."""
+    for start in range(0, count, 1 << 18):
+        rows = min(1 << 18, count - start)
+        flips = np.packbits(random.random((rows, 8 * real.shape[1]), np.float32) < noise, axis=1)
+        out[start:start + rows] = real[random.integers(0, len(real), rows)] ^ flips
+    return out
+
+
+# --- one index ------------------------------------------------------------------------------------
+
+
+def measure(kind: str, folder: str) -> dict:
+    """All figures of one index over ``codes.npy`` of a folder; runs in a process of its own."""
+    codes = np.load(Path(folder, "codes.npy"), mmap_mode="r")
+    queries, truth = np.load(Path(folder, "queries.npy")), np.load(Path(folder, "truth.npy"))
+    before = memory(reset=True)
+    started = time.perf_counter()
+    size = codes.nbytes
+    if kind == "numpy":
+        searcher = NumpyScan(codes)
+    elif kind == "flat":
+        searcher = hamming_search.Flat(codes)
+    else:
+        made = hamming_search.make(kind, codes, hamming_search.parameters(kind, len(codes), 8 * codes.shape[1]))
+        searcher = hamming_search.Approximate(codes, made)
+    build = time.perf_counter() - started
+    if kind in hamming_search.KINDS[1:]:
+        path = Path(folder, "faiss.index")
+        faiss.write_index_binary(searcher.index, str(path))
+        size += path.stat().st_size
+        path.unlink()
+    single = speed(lambda i: searcher.nearest(queries[i % BATCH:i % BATCH + 1], TOPK))
+    batch = None if kind == "numpy" else BATCH * speed(lambda i: searcher.nearest(queries, TOPK))
+    after = memory()
+    recall = {}
+    for k in (10, 100):
+        distance, _ = searcher.nearest(queries[:RECALL_QUERIES], k)
+        recall[f"recall@{k}"] = float((distance <= truth[:, k - 1:k]).mean())
+    return {"index": kind, "parameters": hamming_search.parameters(kind, len(codes), 8 * codes.shape[1]),
+            "build_seconds": build, "bytes_on_disk": size,
+            "memory_above_codes": None if after is None else (after - before) / codes.nbytes - 1,
+            "queries_per_second": {"1": single, str(BATCH): batch}, **recall}
+
+
+class NumpyScan:
+    """What one writes without a library: XOR, ``numpy.bitwise_count``, and a partition for each query."""
+
+    def __init__(self, codes: np.ndarray):
+        word = next(f"u{size}" for size in (8, 4, 2, 1) if codes.shape[1] % size == 0)
+        self.words, self.word = codes.view(word), word
+
+    def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
+        distance, row = np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
+        for i, query in enumerate(queries.view(self.word)):
+            scan = np.bitwise_count(self.words ^ query).sum(axis=1, dtype=np.uint16)
+            best = np.argpartition(scan, topk)[:topk]
+            row[i] = best[np.lexsort((best, scan[best]))]
+            distance[i] = scan[row[i]]
+        return distance, row
+
+
+def speed(call: Callable[[int], object]) -> float:
+    """Calls a second, after one to warm up."""
+    call(0)
+    calls, started = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - started) < SECONDS:
+        call(calls)
+        calls += 1
+    return calls / seconds
+
+
+def memory(reset: bool = False) -> int | None:
+    """The most memory that this process has held in bytes, since the last reset; None where Linux doesn't tell."""
+    try:
+        if reset:
+            Path("/proc/self/clear_refs").write_text("5")
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+# --- the machine ----------------------------------------------------------------------------------
+
+
+def limits(widths: list[int]) -> dict:
+    """What a flat scan can't beat: bytes read from memory, and codes XORed and counted in the cache, a second.
+
+    Reading is the sum over 1 GiB of integers by all threads; counting is faiss's vectorised distance of 32 queries to
+    codes that stay in the cache (for lengths that it has none for, numpy's XOR and ``bitwise_count``), by one thread,
+    times the threads.
+    """
+    whole = torch.ones(READ_BYTES // 8, dtype=torch.int64)
+    read = whole.nbytes * speed(lambda _: whole.sum())
+    found = {"threads": faiss.omp_get_max_threads(), "read_bytes_per_second": read, "pairs_per_second": {}}
+    for width in widths:
+        codes = np.random.default_rng(0).integers(0, 256, (2048, width), dtype=np.uint8)
+        queries, out = codes[:32].copy(), np.empty((32, 2048), np.int32)
+        if width % 8 == 0:
+            pairs = out.size * speed(lambda _: faiss.hammings(*map(faiss.swig_ptr, (queries, codes)), 32, 2048, width,
+                                                              faiss.swig_ptr(out)))
+        else:
+            pairs = 2048 * speed(lambda i: np.bitwise_count(codes ^ queries[i % 32]))
+        found["pairs_per_second"][str(8 * width)] = pairs * found["threads"]
+    return found
+
+
+def encoding_speed(path: Path, dataset: str, data_dir: str, folder: Path) -> float:
+    """Items a second, from image features to an index on the disk."""
+    image = load_dataset(dataset, data_dir).retrieval.image.numpy()
+    image = np.resize(image, (ENCODED, image.shape[1]))
+    started = time.perf_counter()
+    Index.build(folder, path, image=image)
+    return ENCODED / (time.perf_counter() - started)
+
+
+# --- the report -----------------------------------------------------------------------------------
+
+
+def table(result: dict) -> list[str]:
+    """The figures as Markdown."""
+    machine = result["limits"]
+    lines = [f"{machine['threads']} threads, {result['cpu']}, load {result['load']} at the start; faiss "
+             f"{faiss.__version__}. Limits: reading {machine['read_bytes_per_second'] / 1e9:.1f} GB/s; "
+             + "; ".join(f"{bits} bits: {pairs / 1e9:.1f} billion pairs/s"
+                         for bits, pairs in machine["pairs_per_second"].items())
+             + ". Encoding from image features: "
+             + ", ".join(f"{bits} bits {rate:,.0f} items/s" for bits, rate in result["encoded_per_second"].items())
+             + f". Codes: {result['dataset']}'s with {result['noise']:.0%} of the bits flipped.", "",
+             f"| bits | codes | index | build, s | on disk, MB | memory above the codes | queries/s, batch 1 | "
+             f"queries/s, batch {BATCH:,} | of the limit | recall@10 | recall@100 |",
+             "| " + "--- | " * 11]
+    for row in result["figures"]:
+        per_second = row["queries_per_second"]
+        chosen = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
+        above = row["memory_above_codes"]
+        share = [f"{part:.0%}" for part in row["of_limit"].values() if part is not None]
+        lines.append(f"| {row['bits']} | {row['codes']:,} | {row['index']}{f' ({chosen})' if chosen else ''} | "
+                     f"{row['build_seconds']:.1f} | {row['bytes_on_disk'] / 1e6:,.1f} | "
+                     f"{'' if above is None else f'{above:+.0%}'} | {per_second['1']:,.1f} | "
+                     + ("" if per_second[str(BATCH)] is None else f"{per_second[str(BATCH)]:,.1f}")
+                     + f" | {' / '.join(share)} | {row['recall@10']:.3f} | {row['recall@100']:.3f} |")
+    return lines + ["", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at batch "
+                        f"{BATCH:,}, of counting pairs in the cache."]
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = Parser(prog="benchmark_search.py", description=__doc__, allow_abbrev=False,
+                    formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], metavar="N")
+    parser.add_argument("--bits", type=int, nargs="+", default=[64, 128], metavar="N")
+    parser.add_argument("--indexes", nargs="+", choices=INDEXES, default=list(INDEXES))
+    parser.add_argument("--dataset", default="openmoji", help="whose codes the noise is added to (default: openmoji)")
+    parser.add_argument("--data_dir", default="data")
+    parser.add_argument("--checkpoint_dir", default="checkpoints", help="of hash/<dataset>_hash_<bits>.pth")
+    parser.add_argument("--noise", type=float, default=0.1, help="chance of a bit to be flipped (default: 0.1)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("results/benchmark_search.json"),
+                        help="figures; the table goes beside it as .md (default: results/benchmark_search.json)")
+    options = parser.parse_args(argv)
+    if min(options.sizes) < BATCH:
+        raise InputError(f"--sizes {min(options.sizes)}: expected {BATCH:,} or more")
+    if not 0 <= options.noise <= 0.5:
+        raise InputError(f"--noise {options.noise}: expected 0 to 0.5")
+    return options
+
+
+@exit_on_bad_input
+def main(argv: list[str] | None = None) -> dict:
+    options = parse(argv)
+    name = load_dataset(options.dataset, options.data_dir).name
+    paths = {bits: Path(options.checkpoint_dir) / "hash" / f"{name}_hash_{bits}.pth" for bits in options.bits}
+    for path in paths.values():
+        checkpoint.check_exists(path)
+    check_writable(options.out.parent, "out")
+    result = {"dataset": name, "noise": options.noise, "seed": options.seed, "topk": TOPK,
+              "cpu": cpu(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
+              "faiss": faiss.__version__, "numpy": np.__version__,
+              "limits": limits([-(-bits // 8) for bits in options.bits]), "encoded_per_second": {}, "figures": []}
+    for bits, path in paths.items():
+        base, asked = real_codes(path, options.dataset, options.data_dir)
+        with tempfile.TemporaryDirectory() as scratch:
+            result["encoded_per_second"][str(bits)] = encoding_speed(path, options.dataset, options.data_dir,
+                                                                     Path(scratch))
+        for size in options.sizes:
+            result["figures"] += measure_all(options, bits, size, base, asked, result["limits"])
+    write_atomically(options.out, lambda file: json.dump(result, file, indent=1), "w")
+    lines = table(result)
+    write_atomically(options.out.with_suffix(".md"), lambda file: file.write("\n".join(lines) + "\n"), "w")
+    print("\n".join(lines))
+    print(options.out)
+    return result
+
+
+def measure_all(options: argparse.Namespace, bits: int, size: int, base: np.ndarray, asked: np.ndarray,
+                machine: dict) -> list[dict]:
+    """The figures of every index over ``size`` codes of ``bits`` bits."""
+    rows = []
+    with tempfile.TemporaryDirectory(dir=options.out.parent) as folder:  # /tmp may be memory
+        random = np.random.default_rng([options.seed, bits, size])
+        codes = np.lib.format.open_memmap(Path(folder, "codes.npy"), "w+", np.uint8, (size, base.shape[1]))
+        noisy(base, size, options.noise, random, codes).flush()
+        queries = noisy(asked, BATCH, options.noise, random, np.empty((BATCH, base.shape[1]), np.uint8))
+        truth, _ = hamming_search.Flat(codes).nearest(queries[:RECALL_QUERIES], 100)
+        np.save(Path(folder, "queries.npy"), queries)
+        np.save(Path(folder, "truth.npy"), truth)
+        del codes
+        for kind in options.indexes:
+            with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+                row = {"bits": bits, "codes": size, **process.submit(measure, kind, folder).result()}
+            per_second = row["queries_per_second"]
+            exact = kind in ("numpy", "flat")
+            row["of_limit"] = {} if not exact else {
+                "1": per_second["1"] * size * base.shape[1] / machine["read_bytes_per_second"],
+                str(BATCH): None if per_second[str(BATCH)] is None else
+                per_second[str(BATCH)] * size / machine["pairs_per_second"][str(8 * base.shape[1])]}
+            rows.append(row)
+            print(f"{bits} bits, {size:,} codes, {kind}: {per_second['1']:,.1f} queries/s one at a time, recall@10 "
+                  f"{row['recall@10']:.3f}", flush=True)
+    return rows
+
+
+def cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+if __name__ == "__main__":
+    main()

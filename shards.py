@@ -1,0 +1,103 @@
+"""One search over many processes: each holds a range of the code file, and the nearest are merged exactly.
+
+``torchrun --nproc_per_node=N search.py query ...`` starts the processes, on one machine or on several that see the same
+index folder. The first reads and encodes the queries, broadcasts their codes and merges the answers; the others wait
+for codes, search their range and send what they found. The answer is that of one process, to the last tie.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+import hamming_search
+
+_NEAREST, _WITHIN, _STOP = range(3)
+
+
+def world_size() -> int:
+    """The number of processes that torchrun has started; 1 without it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def is_first() -> bool:
+    """Whether this process is the one that reads queries and prints: the first of torchrun's, or the only one."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+class Sharded:
+    """A :class:`hamming_search.Searcher` over the ranges of all processes of the default process group.
+
+    The first process asks, with ``nearest`` and ``within``, and ends with ``stop``; the others call ``serve``.
+    """
+
+    def __init__(self, codes: np.ndarray):
+        """Take this process's range of ``codes``, the packed codes (n, bytes) of the whole database."""
+        self.rank, self.size = dist.get_rank(), dist.get_world_size()
+        start, stop = shard_range(len(codes), self.rank, self.size)
+        self.shard, self.width = hamming_search.Flat(codes[start:stop], start), codes.shape[1]
+
+    def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
+        """As :meth:`hamming_search.Searcher.nearest`; exact."""
+        self._ask(_NEAREST, queries, topk)
+        return self._nearest(queries, topk)
+
+    def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """As :meth:`hamming_search.Searcher.within`; exact."""
+        self._ask(_WITHIN, queries, radius)
+        return self._within(queries, radius)
+
+    def stop(self) -> None:
+        """Let the other processes go."""
+        self._ask(_STOP, np.empty((0, self.width), np.uint8), 0)
+
+    def serve(self) -> None:
+        """Answer the first process until it stops."""
+        while True:
+            question = torch.empty(3, dtype=torch.int64)
+            dist.broadcast(question, 0)
+            kind, count, number = question.tolist()
+            if kind == _STOP:
+                return
+            queries = torch.empty(count, self.width, dtype=torch.uint8)
+            dist.broadcast(queries, 0)
+            (self._nearest if kind == _NEAREST else self._within)(queries.numpy(), number)
+
+    def _ask(self, kind: int, queries: np.ndarray, number: int) -> None:
+        dist.broadcast(torch.tensor([kind, len(queries), number]), 0)
+        if kind != _STOP:
+            dist.broadcast(torch.from_numpy(queries), 0)
+
+    def _nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray] | None:
+        distance, row = self.shard.nearest(queries, topk)
+        parts = zip(_gather(distance.ravel()), _gather(row.ravel()))
+        if self.rank == 0:
+            return hamming_search.merge_nearest([tuple(array.reshape(len(queries), -1) for array in part)
+                                                 for part in parts], topk)
+
+    def _within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        parts = list(zip(*map(_gather, self.shard.within(queries, radius))))
+        if self.rank == 0:
+            return hamming_search.merge_within(parts)
+
+
+def shard_range(count: int, rank: int, size: int) -> tuple[int, int]:
+    """The rows of one of ``size`` processes: runs that differ by at most one row in length."""
+    return count * rank // size, count * (rank + 1) // size
+
+
+def _gather(array: np.ndarray) -> list[np.ndarray]:
+    """The arrays (any length,) of all processes, in the first one; an empty list in the others."""
+    mine = torch.from_numpy(array)
+    lengths = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
+    dist.all_gather(lengths, torch.tensor([len(mine)]))
+    longest = int(max(lengths))
+    padded = torch.cat([mine, mine.new_zeros(longest - len(mine))])
+    first = dist.get_rank() == 0
+    parts: list[Tensor] | None = [torch.empty_like(padded) for _ in lengths] if first else None
+    dist.gather(padded, parts, 0)
+    return [part[:int(length)].numpy() for part, length in zip(parts, lengths)] if first else []

