@@ -312,13 +312,14 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--device", default="auto")
+    parser.add_argument("--precision", default="float32", help="of our trainings; the default is the same on every machine")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(),
                         help="trainings at a time (default: the number of cores; one on a GPU)")
     options = parser.parse_args(argv)
     for name in ("seeds", "jobs"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: expected 1 or more")
-    settings = {name: getattr(options, name) for name in ("epoch", "eval_every", "data_dir", "device")}
+    settings = {name: getattr(options, name) for name in ("epoch", "eval_every", "data_dir", "device", "precision")}
     ICMR.Config(**settings, hash_lens=options.hash_lens).check()
     processes = options.jobs if ICMR.choose_device(options.device).type == "cpu" else 1
     studies, fingerprints = [], {}
