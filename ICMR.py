@@ -232,7 +232,8 @@ class Solver:
         config = self.config
         if config.structure_weight:
             self.structure = shared_space(image, text)
-            self.chosen["structure_temperature"] = structure_temperature(*self.structure, config.batch_size, config.alike)
+            self.chosen["structure_temperature"] = structure_temperature(*self.structure, config.batch_size,
+                                                                         config.alike)
         widths = [bits or DIMENSIONS for bits in self.lengths]
         widths += [DIMENSIONS] if config.fusion == "transformer" and DIMENSIONS not in widths else []
         temperatures = (dict.fromkeys(widths, config.temperature) if config.temperature else
@@ -489,7 +490,7 @@ class Solver:
 
     @property
     def state_path(self) -> Path:
-        """Where a run in progress is kept: ``hash/<dataset>_hash_16_32_state.pth``, ``real/<dataset>_fusion_state.pth``.
+        """Where a run in progress is kept: ``hash/<dataset>_hash_16_32_state.pth``, ``real/<dataset>_fusion_state.pth``
         """
         kind = "hash_" + "_".join(map(str, self.config.hash_lens)) if self.hashing else "fusion"
         return self.model_dir / f"{self.data.name}_{kind}_state.pth"
@@ -556,7 +557,8 @@ class Solver:
             self.model, content = checkpoint.load_model(path, {key: about[key] for key in SAME_DATA})
             wanted = HashModel if self.hashing else FusionModel
             if not isinstance(self.model, wanted):
-                raise InputError(f"{path}: holds a {type(self.model).__name__}, expected a {wanted.__name__}; train again")
+                raise InputError(f"{path}: holds a {type(self.model).__name__}, expected a {wanted.__name__}; "
+                                 f"train again")
             if self.hashing and self.model.hash_lens != [bits]:
                 raise InputError(f"{path}: holds codes of {self.model.hash_lens} bits, expected {bits}; train again")
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
@@ -772,7 +774,7 @@ HELP = {
     "scale_schedule": f"how the scale grows: {', '.join(SCHEDULES)}",
     "loss": "contrastive, or balanced: positives and negatives weighted against each other",
     "positive_weight": "weight of the positives in the balanced loss, 0 to 1",
-    "temperature": "of the contrastive loss; 0: for each code length by how surely training pairs' partners can be told",
+    "temperature": "of the contrastive loss; 0: for each code length by how surely pairs can be told apart",
     "structure_weight": "share of each target given to pairs that are alike, 0 to 1",
     "alike": "share of a batch that a pair is taken to be like, 0 to 1",
     "fusion": "how items with both modalities get a code: late, or UCMFH's transformer",

@@ -87,12 +87,12 @@ PATHS = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings th
 
 @dataclass(frozen=True)
 class Job:
-    """One training: a method on a data set with a seed; ours for all code lengths at once, others for one (``bits``)."""
+    """One training: a method on a data set with a seed; ours for all code lengths at once, others for one."""
 
     dataset: str
     label: str
     seed: int
-    bits: int | None
+    bits: int | None  # None for ours
     config: dict  # of ICMR, with this job's settings
     folder: str  # of its results
 
@@ -312,7 +312,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="float32", help="of our trainings; the default is the same on every machine")
+    parser.add_argument("--precision", default="float32", help="of our trainings (default: float32, as on any machine)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(),
                         help="trainings at a time (default: the number of cores; one on a GPU)")
     options = parser.parse_args(argv)

@@ -201,8 +201,8 @@ def table(result: dict) -> list[str]:
                      f"{'' if above is None else f'{above:+.0%}'} | {per_second['1']:,.1f} | "
                      + ("" if per_second[str(BATCH)] is None else f"{per_second[str(BATCH)]:,.1f}")
                      + f" | {' / '.join(share)} | {row['recall@10']:.3f} | {row['recall@100']:.3f} |")
-    return lines + ["", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at batch "
-                        f"{BATCH:,}, of counting pairs in the cache."]
+    return lines + ["", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at "
+                        f"batch {BATCH:,}, of counting pairs in the cache."]
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:

@@ -15,8 +15,8 @@ def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], foun
     seeds = sorted({len(entries) for results in found.values() for entries in results.values()})
     lines = [f"# {dataset}: {study}", "", f"`{command}`", "",
              f"{sizes['train']:,} training pairs, {sizes['query']:,} queries, {sizes['retrieval']:,} items; "
-             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± standard deviation over "
-             "seeds.", "", "## Unpaired, mean of I2T and T2I", "", *overview(found, lengths, "unpaired"), "",
+             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± standard deviation.", "",
+             "## Unpaired, mean of I2T and T2I", "", *overview(found, lengths, "unpaired"), "",
              "## Paired (UCMFH's protocol: each side has seen both modalities)", "",
              *overview(found, lengths, "paired"), ""]
     if default in found and off in found:
@@ -76,8 +76,8 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
              "| all code lengths together | off | on |", "| --- | ---: | ---: |"]
     goals = [0.95 * curve[-1] for curve in curves(off)]
     for name, values in (
-            ("epochs to 95 % of off's last mAP@all", [
-                [reached(epochs(side), curve, goal) for curve, goal in zip(curves(side), goals)] for side in (off, on)]),
+            ("epochs to 95 % of off's last mAP@all", [[reached(epochs(side), curve, goal) for curve, goal
+                                                       in zip(curves(side), goals)] for side in (off, on)]),
             ("epochs to 95 % of its own last mAP@all", [[reached(epochs(side), curve, 0.95 * curve[-1])
                                                         for curve in curves(side)] for side in (off, on)]),
             ("mAP@all, variation between tests, points", [[variation(curve) for curve in curves(side)]

@@ -165,7 +165,8 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
                     topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """Tie-aware mAP at each cut of ``topks`` of real-valued embeddings (n, d), ranked by cosine."""
     query, retrieval = (_unit_rows(name, value) for name, value in (("query", query), ("retrieval", retrieval)))
-    query_labels, retrieval_labels = _matrix("query_labels", query_labels), _matrix("retrieval_labels", retrieval_labels)
+    query_labels = _matrix("query_labels", query_labels)
+    retrieval_labels = _matrix("retrieval_labels", retrieval_labels)
     totals = dict.fromkeys(topks, 0.0)
     for vector, label in zip(query, query_labels):
         # Equal cosines are one tie group, as equal Hamming distances are.

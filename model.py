@@ -221,8 +221,8 @@ class HashModel(nn.Module):
         return (image, text) if self.FuseTrans is None else self.FuseTrans(image, text)
 
     def encode(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:
-        """x of ``tanh(scale * x)``, (n, bits of all lengths), of items with an image, a text, or both (the sum of the two
-        sides' x over sqrt(2)).
+        """x of ``tanh(scale * x)``, (n, bits of all lengths), of items with an image, a text, or both (the sum of
+        the two sides' x over sqrt(2)).
         """
         features = self.fuse(image, text)
         if text is None:

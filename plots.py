@@ -123,7 +123,8 @@ def draw_series(axes: Axes, series: dict[str, dict], markers: bool = False, bars
         mean = runs.mean(axis=0)
         # A mean over one run is the run: no band says that there is nothing to compare it with.
         spread = runs.std(axis=0, ddof=1) if len(runs) > 1 else None
-        look = dict(color=COLOURS[number % len(COLOURS)], linestyle=DASHES[(number + number // len(COLOURS)) % len(DASHES)], label=label,
+        dash = DASHES[(number + number // len(COLOURS)) % len(DASHES)]  # no two lines look the same
+        look = dict(color=COLOURS[number % len(COLOURS)], linestyle=dash, label=label,
                     zorder=3 + number * 0.01, marker=MARKERS[number % len(MARKERS)] if markers or len(x) == 1 else None)
         if bars:
             axes.errorbar(x, mean, spread, capsize=2, elinewidth=0.8, **look)

@@ -36,8 +36,8 @@ def folder(tmp_path):
 
 
 def arguments(folder, *more):
-    return ["--datasets", "toy", "--data_dir", str(folder), "--results_dir", str(folder / "results"), "--hash_lens", "4",
-            "6", "--epoch", "3", "--eval_every", "1", "--device", "cpu", "--jobs", "1", *more]
+    return ["--datasets", "toy", "--data_dir", str(folder), "--results_dir", str(folder / "results"), "--hash_lens",
+            "4", "6", "--epoch", "3", "--eval_every", "1", "--device", "cpu", "--jobs", "1", *more]
 
 
 def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
@@ -62,7 +62,8 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
     with contextlib.redirect_stdout(io.StringIO()):
         ours = ICMR.main(["--dataset", "toy", "--data_dir", str(folder), "--results_dir", str(folder / "own"),
                           "--checkpoint_dir", str(folder / "c"), "--hash_lens", "4", "6", "--epoch", "3",
-                          "--eval_every", "1", "--precision", "float32", "--device", "cpu", "--batch_size", "16", "--hidden", "8", "--seed", "1"])
+                          "--eval_every", "1", "--precision", "float32", "--device", "cpu", "--batch_size", "16",
+                          "--hidden", "8", "--seed", "1"])
     for bits in ("4", "6"):
         entry = found[benchmark.DEFAULT][bits][1]
         assert {name: entry[name] for name in ours["final"][bits]} == ours["final"][bits]
@@ -136,8 +137,8 @@ def test_progressive_hashing_keeps_its_gain(tmp_path):
     torch.set_num_threads(1)
     last = {}
     for progressive in (True, False):
-        config = ICMR.Config(dataset="openmoji", data_dir=str(ROOT / "data"), epoch=40, eval_every=40, device="cpu", precision="float32",
-                             hash_lens=[16, 32], use_progressive_hash=progressive,
+        config = ICMR.Config(dataset="openmoji", data_dir=str(ROOT / "data"), epoch=40, eval_every=40, device="cpu",
+                             precision="float32", hash_lens=[16, 32], use_progressive_hash=progressive,
                              results_dir=str(tmp_path / "results"), checkpoint_dir=str(tmp_path / "checkpoints"))
         solver = ICMR.Solver(config)
         solver.fit()

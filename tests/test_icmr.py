@@ -263,7 +263,8 @@ def openmoji(tmp_path_factory):
     folder = tmp_path_factory.mktemp("openmoji")
     return {progressive: ICMR.main(["--dataset", "openmoji", "--data_dir", str(ROOT / "data"), "--epoch", "12",
                                     "--results_dir", str(folder), "--checkpoint_dir", str(folder), "--device", "cpu",
-                                    "--use_progressive_hash", progressive])["final"] for progressive in ("true", "false")}
+                                    "--use_progressive_hash", progressive])["final"]
+              for progressive in ("true", "false")}
 
 
 def test_a_short_training_beats_chance_at_every_length_in_both_protocols(openmoji):

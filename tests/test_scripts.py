@@ -50,8 +50,8 @@ def test_without_its_data_a_script_says_so_and_trains_on_openmoji(code, script, 
                folder=code / "data")  # a script finds its own folder
     assert done.returncode == 0, done.stderr
     paragraph = done.stdout.split("\n\n")[0]
-    for words in (f"{dataset} is not here", f"data/{dataset}", "train.pkl", f"{dataset}.h5", "data/README.md", "OpenMoji",
-                  f"not {dataset}'s"):
+    for words in (f"{dataset} is not here", f"data/{dataset}", "train.pkl", f"{dataset}.h5", "data/README.md",
+                  "OpenMoji", f"not {dataset}'s"):
         assert words in paragraph
     last = done.stdout.splitlines()[-1]
     assert last.startswith("elsewhere/openmoji/") and (code / last).is_file()
@@ -69,7 +69,8 @@ def test_with_its_data_a_script_trains_on_it(code):
     assert done.stdout.startswith("✅ Using Progressive Hash Learning")
     assert done.stdout.splitlines()[-1].startswith("results/nus-wide/")
     trained = {path.name for path in (code / "checkpoints/hash").iterdir()}
-    assert {name for name in trained if "state" not in name} == {f"nus-wide_hash_{bits}.pth" for bits in (16, 32, 64, 128)}
+    assert {name for name in trained if "state" not in name} == {
+        f"nus-wide_hash_{bits}.pth" for bits in (16, 32, 64, 128)}
 
 
 @pytest.mark.parametrize("arguments", [["--dataset", "nope"], ["--dataset=mirflickr"]], ids=" ".join)
