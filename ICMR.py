@@ -114,7 +114,9 @@ class Config:
         for name in ("epoch", "eval_every", "hidden"):
             require(getattr(self, name) >= 1, name, "1 or more")
         require(self.batch_size >= 2, "batch_size", "2 or more: a contrastive loss needs another pair to contrast")
-        for name in ("scale_min", "scale_max", "lr", "lr_fusion"):
+        for name in ("scale_min", "scale_max"):
+            require(0 < getattr(self, name) <= 1000, name, "a positive number up to 1000")
+        for name in ("lr", "lr_fusion"):
             require(0 < getattr(self, name) < float("inf"), name, "a positive number")
         for name in ("structure_weight", "positive_weight", "alike"):
             require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
@@ -803,7 +805,13 @@ def main(argv: list[str] | None = None) -> dict:
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
     with parallel.processes():
-        return Solver(parse(argv)).train()
+        try:
+            return Solver(parse(argv)).train()
+        except (MemoryError, RuntimeError) as error:  # torch says so in words where the CPU's memory is short
+            if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) \
+                    and "can't allocate memory" not in str(error):
+                raise
+            raise InputError("not enough memory: give a smaller --hidden or --batch_size, or fewer --hash_lens") from error
 
 
 if __name__ == "__main__":

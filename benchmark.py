@@ -56,6 +56,7 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "+ temperatures from the pairs: ours": {},
         "ours, progressive off": {"use_progressive_hash": False},
         "ours, no batch norm": {"batch_norm": False},
+        "ours, no batch norm, progressive off": {"batch_norm": False, "use_progressive_hash": False},
         "ours, not centred": {"centre": False},
         "ours, no structure targets": {"structure_weight": 0.0},
         "ours, no noise": {"noise": 0.0},

@@ -15,7 +15,7 @@ def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], foun
     seeds = sorted({len(entries) for results in found.values() for entries in results.values()})
     lines = [f"# {dataset}: {study}", "", f"`{command}`", "",
              f"{sizes['train']:,} training pairs, {sizes['query']:,} queries, {sizes['retrieval']:,} items; "
-             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± standard deviation.", "",
+             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± s.d.", "",
              "## Unpaired, mean of I2T and T2I", "", *overview(found, lengths, "unpaired"), "",
              "## Paired (UCMFH's protocol: each side has seen both modalities)", "",
              *overview(found, lengths, "paired"), ""]

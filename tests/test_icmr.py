@@ -293,3 +293,9 @@ def test_real_data_trains_by_path(tmp_path, name):
     results = ICMR.main(["--dataset", str(SHARED / name), "--epoch", "2", "--hash_lens", "16", "--hidden", "64",
                          "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path), "--device", "cpu"])
     assert results["final"]["16"]["unpaired"]["t2i"]["map"] > 0.1
+
+
+@pytest.mark.parametrize("wrong, complaint", [
+    (["--scale_max", "1e200"], "--scale_max"), (["--hidden", "100000000000"], "--hidden")])
+def test_settings_beyond_all_measure_end_in_one_line(small, capsys, wrong, complaint):
+    assert complaint in refused(capsys, arguments(small, *wrong))
