@@ -1,7 +1,7 @@
 """Measures the search: build time, size, memory, speed and recall of each index, beside the machine's limits.
 
-    python benchmark_search.py --sizes 100000 1000000 --bits 64 128
-    python benchmark_search.py --sizes 10000000 --bits 64 --indexes numpy flat ivf hash
+    python benchmark.py search --sizes 100000 1000000 --bits 64 128
+    python benchmark.py search --sizes 10000000 --bits 64 --indexes numpy flat ivf hash
 
 The codes are real ones with noise, as no data set with this project has millions of items: each is the code of an
 image of the data set's retrieval split with every bit flipped with probability ``--noise``; queries are made the same
