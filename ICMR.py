@@ -29,6 +29,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from tqdm import tqdm
 
 import checkpoint
@@ -164,6 +165,12 @@ class Solver:
         if self.training and config.batch_size > pairs:
             raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
                              f"{self.data.name}, which has {pairs} pairs; give at most {pairs}")
+        for side in ("image", "text") if self.training else ():
+            features = getattr(self.data.train, side)
+            first = normalize(features[:1], dim=1)
+            if all(torch.allclose(normalize(rows, dim=1), first, atol=1e-6) for rows in features.split(1024)):
+                raise InputError(f"{self.data.name}: the {side} features of all {pairs:,} training pairs are the same "
+                                 f"but for their length; expected features that tell items apart")
         fewest = min(len(self.data.query), len(self.data.retrieval))
         if fewest < parallel.size():
             raise InputError(f"{self.data.name}: {parallel.size()} processes can't share {fewest} queries or items; "
@@ -172,16 +179,12 @@ class Solver:
             raise InputError(f"--batch_size {config.batch_size}: the batch is shared by {parallel.size()} processes; "
                              f"give a multiple of {parallel.size()}")
         writes = parallel.rank() == 0
-        if self.training:
-            if config.resume:
-                checkpoint.check_exists(self.state_path)
-            if writes:
-                check_writable(self.model_dir, "checkpoint_dir")
-        else:
-            for bits in self.lengths:
-                checkpoint.check_exists(self.model_path(bits))
+        for path in [self.state_path] * config.resume if self.training else map(self.model_path, self.lengths):
+            checkpoint.check_exists(path)
         if writes:
             check_writable(self.run_dir, "results_dir")
+            if self.training:
+                check_writable(self.model_dir, "checkpoint_dir")
 
         torch.manual_seed(config.seed)
         self.chosen: dict = {}  # from the training pairs: the temperatures

@@ -303,7 +303,8 @@ def main(argv: list[str] | None = None) -> dict:
         return importlib.import_module(f"benchmark_{argv[0]}").main(argv[1:])
     parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", nargs="?", choices=STUDIES, default="methods", help="default: methods")
+    parser.add_argument("study", nargs="?", choices=(*STUDIES, "speed", "search"), default="methods",
+                        help="default: methods")
     parser.add_argument("--datasets", nargs="+", default=["openmoji"], help="names or paths, as ICMR.py takes them")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, ... (default: 5)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these rows of the study")
@@ -317,6 +318,8 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--jobs", type=int, default=os.cpu_count(),
                         help="trainings at a time (default: the number of cores; one on a GPU)")
     options = parser.parse_args(argv)
+    if options.study not in STUDIES:
+        raise InputError(f"{options.study}: has options of its own; give it first: benchmark.py {options.study} ...")
     for name in ("seeds", "jobs"):
         if getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: expected 1 or more")

@@ -221,6 +221,10 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     options = parser.parse_args(argv)
     if min(options.sizes) < BATCH:
         raise InputError(f"--sizes {min(options.sizes)}: expected {BATCH:,} or more")
+    if options.seed < 0:
+        raise InputError(f"--seed {options.seed}: expected 0 or more")
+    if options.out.is_dir():
+        raise InputError(f"--out {options.out}: is a folder; expected the name of a .json file")
     if not 0 <= options.noise <= 0.5:
         raise InputError(f"--noise {options.noise}: expected 0 to 0.5")
     return options

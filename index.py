@@ -40,6 +40,7 @@ import hamming_search
 import metric
 from errors import InputError
 from files import check_writable, write_atomically
+from load_data import LARGEST
 from model import HashModel
 
 FORMAT = 1
@@ -405,10 +406,10 @@ def _encode(model: HashModel, features: Mapping[str, np.ndarray], rows: np.ndarr
     for name, array in features.items():
         with np.errstate(over="ignore"):
             block = np.asarray(array[rows], np.float32)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            raise InputError(f"{name} features: row {rows[np.argmin(finite)]} has NaN or infinity; expected finite "
-                             "float32 numbers")
+        sound = (np.abs(block) <= LARGEST).all(axis=1)  # not so for NaN
+        if not sound.all():
+            raise InputError(f"{name} features: row {rows[np.argmin(sound)]} has NaN, infinity or a number beyond "
+                             f"{LARGEST:g}; expected finite float32 numbers")
         inputs[name] = torch.from_numpy(block).to(device)
     return model.encode(**inputs).float().cpu().numpy()
 

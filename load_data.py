@@ -42,6 +42,7 @@ EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with
                  "retrieval_idx, or train/image, train/text, ...")
 EXPECTED_SPLITS = "train, query, retrieval, or train, test"
 MAPPED_BYTES = 1 << 30  # float32 features from this size on stay in their HDF5 file, if they lie there uncompressed
+LARGEST = 1e17  # of a feature: the sum of their squares must fit float32
 MAX_CLASSES = 10_000  # a label column with more values than this holds ids, not classes
 
 
@@ -263,11 +264,11 @@ def _as_run(rows: np.ndarray) -> slice | None:
 
 
 def _check_finite(block: np.ndarray, array: Array, first_row: int) -> None:
-    finite = np.isfinite(block)
-    if not finite.all():
-        row, column = np.argwhere(~finite)[0]
+    sound = np.abs(block) <= LARGEST  # not so for NaN
+    if not sound.all():
+        row, column = np.argwhere(~sound)[0]
         raise InputError(f"{array.where}: found {block[row, column]} in row {first_row + row}; "
-                         "expected finite float32 numbers")
+                         f"expected finite float32 numbers, at most {LARGEST:g} in size")
 
 
 def _check_multi_hot(block: np.ndarray, array: Array, first_row: int) -> None:

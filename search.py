@@ -60,7 +60,7 @@ class Items(NamedTuple):
     source: dict
 
     def __len__(self) -> int:
-        return len(self.text if self.image is None else self.image)
+        return rows_of(self.text if self.image is None else self.image)
 
 
 def read_items(options: argparse.Namespace, modality: str) -> Items:
@@ -87,10 +87,18 @@ def read_items(options: argparse.Namespace, modality: str) -> Items:
 def read_array(path: Path) -> np.ndarray:
     """A .npy file, memory-mapped. Raises :class:`InputError`; runs no code from it."""
     try:
+        with open(path, "rb") as file:
+            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # np.load reads other formats, too
+                raise ValueError
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         reason = getattr(error, "strerror", None) or "damaged, empty or another format"
         raise InputError(f"{path}: cannot be read as a .npy file of numbers ({reason})") from None
+
+
+def rows_of(array: np.ndarray) -> int:
+    """The rows of an array; 0 for a single number, which index.py refuses."""
+    return len(array) if array.ndim else 0
 
 
 def read_lines(path: Path) -> np.ndarray:
@@ -147,7 +155,7 @@ def read_queries(index: Index, options: argparse.Namespace) -> tuple[dict[str, n
     by = options.by or OTHER.get(modality, "text")
     if options.features is not None:
         features = read_array(options.features)
-        return {by: features}, [f"{options.features.name}, row {row}" for row in range(len(features))]
+        return {by: features}, [f"{options.features.name}, row {row}" for row in range(rows_of(features))]
     data = load_again(index, options)
     for item in options.item:
         if not 0 <= item < len(data.query):
@@ -274,6 +282,8 @@ def described_kind(index: Index) -> str:
 def query(options: argparse.Namespace) -> None:
     if options.rerank is not None and options.radius is not None:
         raise InputError("--rerank and --radius: give one of them; a radius has no best N")
+    if options.images is not None and options.gallery is None:
+        raise InputError("--images: the pictures are for the page; give --gallery too")
     folder = options.folder or newest()
     with opened(folder) as index:
         if index is None:
@@ -282,7 +292,8 @@ def query(options: argparse.Namespace) -> None:
         if options.radius is not None:
             found = index.query_radius(**features, radius=options.radius)
         else:
-            found = index.query(**features, topk=options.topk, rerank=options.rerank).each()
+            topk = min(10, len(index)) if options.topk is None else options.topk
+            found = index.query(**features, topk=topk, rerank=options.rerank).each()
         results = [(name, describe(index, hits)) for name, hits in zip(names, found)]
     if options.gallery is not None:
         page = search_page.render(f"Search in {folder}", results, options.images)
@@ -426,7 +437,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     which.add_argument("--text", help="words; needs the encoder that made the data set (requirements-extract.txt)")
     which.add_argument("--image", metavar="FILE", help="an image; needs the encoder that made the data set")
     many = ask.add_mutually_exclusive_group()
-    many.add_argument("--topk", type=int, default=10, metavar="K", help="how many items (default: 10)")
+    many.add_argument("--topk", type=int, metavar="K", help="how many items (default: 10, or all of fewer)")
     many.add_argument("--radius", type=int, metavar="R", help="all items within this Hamming distance instead")
     ask.add_argument("--rerank", type=int, metavar="N", help="re-order the best N by the real-valued query against the "
                                                              "binary codes")

@@ -257,6 +257,14 @@ def test_a_loss_that_is_not_finite_stops_with_epoch_and_step(small, capsys):
     assert re.search(r"epoch \d+, step \d+", message) and not list(small.rglob("*.pth"))
 
 
+@pytest.mark.parametrize("value", [0.0, 3.0])
+def test_features_that_are_all_the_same_are_refused_before_training(small, capsys, value):
+    with h5py.File(small / "data" / "toy" / "toy.h5", "r+") as file:
+        file["image"][...] = value
+    assert "the image features of all 48 training pairs are the same" in refused(capsys, arguments(small))
+    assert not (small / "results").exists()
+
+
 @pytest.fixture(scope="module")
 def openmoji(tmp_path_factory):
     """Short trainings on OpenMoji, progressive and not, by the default method."""

@@ -524,6 +524,9 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
     cli.build()
     Path("empty.npy").touch()
     np.save("narrow.npy", np.ones((2, 3)))
+    np.save("number.npy", np.float32(1))
+    np.savez("several.npz", a=np.ones((2, 9)))
+    np.save("huge.npy", np.full((1, 5), 1e30))
     np.save("objects.npy", np.array([{}], dtype=object))
     Path("captions.txt").write_text("one\n")
     for message, argv in {
@@ -535,6 +538,11 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
         "empty.npy": ["query", "--features", "empty.npy"],
         "objects.npy": ["query", "--features", "objects.npy"],
         "nowhere.npy": ["query", "--features", "nowhere.npy"],
+        "found float32 of shape ()": ["query", "--features", "number.npy"],
+        "image features: found float32 of shape ()": ["add", "--image_features", "number.npy"],
+        "several.npz: cannot be read as a .npy file": ["add", "--image_features", "several.npz"],
+        "a number beyond 1e+17": ["query", "--features", "huge.npy"],
+        "--images: the pictures are for the page": ["query", "--item", "0", "--images", "."],
         "expected numbers, (1 or more rows, 5)": ["query", "--features", "narrow.npy"],
         "--text: empty": ["query", "--text", " "],
         "nothing to index": ["add"],
@@ -625,7 +633,7 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     rows = [line for line in lines if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1 and len(rows) == 2 + 5
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"]):
+    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"], ["--seed", "-1"], ["--out", str(tmp_path)]):
         with pytest.raises(SystemExit) as stop:
             benchmark_search.main([*arguments, *bad])
         assert stop.value.code == 2
