@@ -814,7 +814,8 @@ def main(argv: list[str] | None = None) -> dict:
             if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) \
                     and "can't allocate memory" not in str(error):
                 raise
-            raise InputError("not enough memory: give a smaller --hidden or --batch_size, or fewer --hash_lens") from error
+            raise InputError("not enough memory: give a smaller --hidden or --batch_size, "
+                             "or fewer --hash_lens") from error
 
 
 if __name__ == "__main__":
