@@ -425,7 +425,7 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
     assert before == {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
     bad = image.numpy().copy()
     bad[70, 0] = np.inf
-    with pytest.raises(InputError, match="image features: row 70 has NaN or infinity"):
+    with pytest.raises(InputError, match="image features: row 70 has NaN, infinity"):
         made.add(image=bad)
     assert len(Index.load(made.folder)) == ITEMS
 
