@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import functools
+import os
+import signal
 import sys
 from typing import Callable, NoReturn
 
@@ -23,7 +25,10 @@ class Parser(argparse.ArgumentParser):
 
 
 def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
-    """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`."""
+    """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`.
+
+    Nor does it show a traceback after Ctrl-C (status 130) or when its output is no longer read (141).
+    """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
@@ -32,5 +37,11 @@ def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
         except InputError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
+        except BrokenPipeError:  # whoever read the output has gone, as in  | head -1
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+            raise SystemExit(128 + signal.SIGPIPE) from None
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+            raise SystemExit(128 + signal.SIGINT) from None
 
     return wrapper

@@ -4,6 +4,7 @@ import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -120,3 +121,19 @@ def test_every_command_of_a_readme(code, readme):
         else:
             done = run(code, *command, *(QUICK if command[1] in (*DATASETS, "ICMR.py") else []))
             assert done.returncode == 0, (command, done.stderr)
+
+
+def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
+    def end(body: str) -> subprocess.Popen:
+        script = f"import errors, time\n@errors.exit_on_bad_input\ndef main():\n    {body}\nmain()"
+        return subprocess.Popen([sys.executable, "-u", "-c", script], cwd=ROOT, stdout=subprocess.PIPE,
+                                stderr=subprocess.PIPE, text=True)
+
+    unread = end("while True: print('line')")
+    unread.stdout.readline()
+    unread.stdout.close()
+    assert (unread.stderr.read(), unread.wait(60)) == ("", 128 + signal.SIGPIPE)
+    stopped = end("print('ready'); time.sleep(60)")
+    stopped.stdout.readline()
+    stopped.send_signal(signal.SIGINT)
+    assert stopped.communicate(timeout=60) == ("", "Stopped.\n") and stopped.returncode == 128 + signal.SIGINT
