@@ -62,9 +62,12 @@ def figures(results: dict) -> dict[str, Figure]:
     if len(final) > 1:
         bits = [int(name) for name in final]
         for cut, title in (("map", "mAP@all"), ("map@50", "mAP@50")):
-            series = {WAYS[way] + (" (paired)" if protocol == "paired" else ""): {
-                "x": bits, "y": [[final[name][protocol][way][cut] for name in final]]}
-                for protocol in ("unpaired", "paired") for way in WAYS}
+            series = {WAYS[way]: {"x": bits, "y": [[final[name]["unpaired"][way][cut] for name in final]]}
+                      for way in WAYS}
+            both = {way: [[final[name]["paired"][way][cut] for name in final]] for way in WAYS}
+            if both["i2t"] == both["t2i"]:  # one code for both sides of a pair
+                both = {"paired, both ways": both["i2t"]}
+            series |= {WAYS[way] + " (paired)" if way in WAYS else way: {"x": bits, "y": y} for way, y in both.items()}
             drawn[f"{title} against code length, last epoch"] = plots.map_against_bits({title: series}, title)
     if len(history) > 1:
         epochs = [entry["epoch"] for entry in history]

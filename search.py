@@ -39,6 +39,7 @@ import shards
 from array_files import library_errors
 from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
+from gallery import shown
 from ICMR import choose_device
 from index import SIDECAR, Hits, Index
 from load_data import SPLITS, Dataset, load_dataset
@@ -201,7 +202,7 @@ def text_lines(rows: list[dict], width: int) -> list[str]:
     lines = ["rank  distance  " + "   score  " * scored + f"{'id':>{digits}}"]
     for row in rows:
         score = f"{row['score']:8.2f}  " if scored else ""
-        words = " ".join(str(row[name]) for name in ("emoji", "caption") if row.get(name))
+        words = " ".join((shown(str(row.get("emoji") or "")), str(row.get("caption") or "")))
         line = f"{row['rank']:4}  {row['distance']:8}  {score}{row['id']:>{digits}}  {' '.join(words.split())}".rstrip()
         lines.append(line if len(line) <= width else line[:width - 1] + "…")
     return lines

@@ -10,6 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from errors import InputError
+from gallery import shown
 
 _PAGE = """\
 <!doctype html>
@@ -66,10 +67,10 @@ def render(title: str, results: Sequence[tuple[str, Sequence[dict]]], images: Pa
     Raises:
         InputError: a picture can't be read.
     """
-    shown = [(query, [{"caption": "", "emoji": "", **hit, "picture": _picture(images, hit)} for hit in hits])
-             for query, hits in results]
+    rows = [(query, [{"caption": "", **hit, "emoji": shown(hit.get("emoji") or ""), "picture": _picture(images, hit)}
+                     for hit in hits]) for query, hits in results]
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return page.from_string(_PAGE).render(title=title, results=shown)
+    return page.from_string(_PAGE).render(title=title, results=rows)
 
 
 def _picture(images: Path | None, hit: dict) -> str | None:

@@ -515,6 +515,8 @@ def test_a_gallery_shows_pictures_and_escapes_everything(tmp_path):
     assert "data:image/png;base64,cGljdHVyZQ==" in page and "score 1.2" in page and "nothing found" in page
     assert "<script>" not in page and "<b>" not in page
     assert "😺" in search_page.render("t", [("q", [{"rank": 1, "id": 4, "distance": 2, "emoji": "😺"}])])
+    page = search_page.render("t", [("q", [{"rank": 1, "id": 4, "distance": 2, "emoji": "\ue000", "caption": "own"}])])
+    assert "own" in page and "\ue000" not in page  # only OpenMoji's font has a glyph for it
     with pytest.raises(InputError, match="b.png: cannot be read"):
         search_page.render("t", [("q", [{**hit, "image_file": "b.png"}])], tmp_path)
 
