@@ -125,7 +125,9 @@ def test_every_command_of_a_readme(code, readme):
 
 def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
     def end(body: str) -> subprocess.Popen:
-        script = f"import errors, time\n@errors.exit_on_bad_input\ndef main():\n    {body}\nmain()"
+        # A process started in the background may have been told to ignore Ctrl-C.
+        script = ("import errors, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+                  f"@errors.exit_on_bad_input\ndef main():\n    {body}\nmain()")
         return subprocess.Popen([sys.executable, "-u", "-c", script], cwd=ROOT, stdout=subprocess.PIPE,
                                 stderr=subprocess.PIPE, text=True)
 
