@@ -6,7 +6,6 @@ import json
 import statistics
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ import ICMR
 import metric
 from baselines import METHODS
 from load_data import load_dataset
+from toy import write_toy
 
 ROOT = Path(__file__).parents[1]
 
@@ -32,20 +32,11 @@ def one_thread():
 
 @pytest.fixture
 def folder(tmp_path):
-    random = np.random.default_rng(0)
-    label = np.eye(3, dtype=np.uint8)[random.integers(0, 3, 90)]
-    (tmp_path / "toy").mkdir()
-    with h5py.File(tmp_path / "toy" / "toy.h5", "w") as file:
-        for name, width in (("image", 9), ("text", 6)):
-            file[name] = (random.normal(size=(90, width)) + 2 * label @ random.normal(size=(3, width))).astype("f4")
-        file["label"] = label
-        file["query_idx"], file["train_idx"] = np.arange(20), np.arange(20, 90)
-        file["retrieval_idx"] = np.arange(20, 90)
-    return tmp_path
+    return write_toy(tmp_path, pairs=90, queries=20, text_width=6)
 
 
 def arguments(folder, *more):
-    return ["--datasets", "toy", "--data_dir", str(folder), "--results_dir", str(folder / "results"), "--hash_lens",
+    return ["--datasets", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"), "--hash_lens",
             "4", "6", "--epoch", "3", "--eval_every", "1", "--device", "cpu", "--jobs", "1", *more]
 
 
@@ -68,14 +59,14 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
 
     # the same figures as from ICMR.py and from the method itself
     with contextlib.redirect_stdout(io.StringIO()):
-        ours = ICMR.main(["--dataset", "toy", "--data_dir", str(folder), "--results_dir", str(folder / "own"),
+        ours = ICMR.main(["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "own"),
                           "--checkpoint_dir", str(folder / "c"), "--hash_lens", "4", "6", "--epoch", "3",
                           "--eval_every", "1", "--precision", "float32", "--device", "cpu", "--batch_size", "16",
                           "--hidden", "8", "--seed", "1"])
     for bits in ("4", "6"):
         entry = found[benchmark.DEFAULT][bits][1]
         assert {name: entry[name] for name in ours["final"][bits]} == ours["final"][bits]
-    data = load_dataset("toy", folder)
+    data = load_dataset("toy", folder / "data")
     method = METHODS["CCA-ITQ"](4, seed=1)
     method.fit(data.train.image, data.train.text)
     expected = metric.evaluate(metric.sign_codes(method.encode_image(data.query.image).numpy()),

@@ -19,6 +19,7 @@ import checkpoint
 import ICMR
 import metric
 from load_data import load_dataset
+from toy import toy_arguments, write_toy
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -27,23 +28,12 @@ SHARED = ROOT.parent / "shared" / "data"
 @pytest.fixture
 def small(tmp_path):
     """A small data set with two classes, as data/toy/toy.h5 of a temporary folder."""
-    random = np.random.default_rng(0)
-    label = np.eye(2, dtype=np.uint8)[random.integers(0, 2, 60)]
-    (tmp_path / "data" / "toy").mkdir(parents=True)
-    with h5py.File(tmp_path / "data" / "toy" / "toy.h5", "w") as file:
-        file["image"] = (random.normal(size=(60, 9)) + 3 * label @ random.normal(size=(2, 9))).astype("f4")
-        file["text"] = (random.normal(size=(60, 5)) + 3 * label @ random.normal(size=(2, 5))).astype("f4")
-        file["label"] = label
-        file["query_idx"], file["train_idx"] = np.arange(12), np.arange(12, 60)
-        file["retrieval_idx"] = np.arange(12, 60)
-    return tmp_path
+    return write_toy(tmp_path, pairs=60, queries=12, classes=2, spread=3)
 
 
 def arguments(folder, *more, dataset="toy"):
-    data = ROOT / "data" if dataset == "openmoji" else folder / "data"
-    return ["--dataset", dataset, "--data_dir", str(data), "--results_dir", str(folder / "results"),
-            "--checkpoint_dir", str(folder / "checkpoints"), "--hash_lens", "4", "8", "--hidden", "16",
-            "--batch_size", "16", "--epoch", "3", "--device", "cpu", *more]
+    return toy_arguments(folder, *([] if dataset == "toy" else ["--dataset", dataset, "--data_dir", str(ROOT / "data")]),
+                         *more)
 
 
 def weights(folder, name="toy_hash_8"):

@@ -7,13 +7,13 @@ import sys
 import time
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 import torch
 
 import ICMR
 import parallel
+from toy import write_toy
 
 ROOT = Path(__file__).parents[1]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
@@ -24,16 +24,8 @@ CASES = {"late": dict(hash_lens=[4, 8]), "transformer": dict(hash_lens=[8], fusi
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A small data set, as data/toy/toy.h5 of a temporary folder."""
-    folder, random = tmp_path_factory.mktemp("parallel"), np.random.default_rng(0)
-    label = np.eye(3, dtype=np.uint8)[random.integers(0, 3, 80)]
-    (folder / "data" / "toy").mkdir(parents=True)
-    with h5py.File(folder / "data" / "toy" / "toy.h5", "w") as file:
-        file["image"] = (random.normal(size=(80, 9)) + 2 * label @ random.normal(size=(3, 9))).astype("f4")
-        file["text"] = (random.normal(size=(80, 5)) + 2 * label @ random.normal(size=(3, 5))).astype("f4")
-        file["label"] = label
-        file["query_idx"], file["train_idx"], file["retrieval_idx"] = (
-            np.arange(15), np.arange(15, 79), np.arange(15, 80))  # 65 items: they can't be halved
-    return folder
+    return write_toy(tmp_path_factory.mktemp("parallel"), pairs=80, queries=15,  # 65 items: they can't be halved
+                     train_idx=np.arange(15, 79))
 
 
 def one_step(folder, name):

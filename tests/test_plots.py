@@ -3,7 +3,6 @@
 import io
 import json
 
-import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +15,7 @@ import metric
 import plots
 import test_progressive_hash as stages_script
 from errors import InputError
+from toy import write_toy
 
 SERIES = {"a": {"x": [16, 32], "y": [[0.1, 0.2], [0.3, 0.6]]}, "b": {"x": [16, 32], "y": [[0.5, 0.4]]}}
 
@@ -28,19 +28,10 @@ def english():
 
 def make_data(folder, classes=2, captions=False):
     """A small data set in data/toy of ``folder``."""
-    random = np.random.default_rng(0)
-    label = np.eye(classes, dtype=np.uint8)[random.integers(0, classes, 60)]
-    (folder / "data" / "toy").mkdir(parents=True)
-    with h5py.File(folder / "data" / "toy" / "toy.h5", "w") as file:
-        file["image"] = (random.normal(size=(60, 9)) + 3 * label @ random.normal(size=(classes, 9))).astype("f4")
-        file["text"] = (random.normal(size=(60, 5)) + 3 * label @ random.normal(size=(classes, 5))).astype("f4")
-        file["label"] = label if classes > 1 else np.zeros(60, int)
-        file["query_idx"], file["train_idx"] = np.arange(12), np.arange(12, 60)
-        file["retrieval_idx"] = np.arange(12, 60)
-        if captions:
-            file["caption"] = np.array([f"<b>pair & {row}</b>" for row in range(60)], dtype=object)
-            file["image_file"] = np.array([f"{row}.png" for row in range(60)], dtype=object)
-    return folder
+    names = {"caption": np.array([f"<b>pair & {row}</b>" for row in range(60)], dtype=object),
+             "image_file": np.array([f"{row}.png" for row in range(60)], dtype=object)} if captions else {}
+    return write_toy(folder, pairs=60, queries=12, classes=classes, spread=3,
+                     **{} if classes > 1 else {"label": np.zeros(60, int)}, **names)
 
 
 def settings(folder, *more):

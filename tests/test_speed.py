@@ -14,26 +14,12 @@ import load_data
 import metric
 import precision
 from loss import ContrastiveLoss
+from toy import toy_arguments, write_toy
 
 
 @pytest.fixture
 def small(tmp_path):
-    random = np.random.default_rng(0)
-    label = np.eye(3, dtype=np.uint8)[random.integers(0, 3, 90)]
-    (tmp_path / "data" / "toy").mkdir(parents=True)
-    with h5py.File(tmp_path / "data" / "toy" / "toy.h5", "w") as file:
-        file["image"] = (random.normal(size=(90, 9)) + 2 * label @ random.normal(size=(3, 9))).astype("f4")
-        file["text"] = (random.normal(size=(90, 5)) + 2 * label @ random.normal(size=(3, 5))).astype("f4")
-        file["label"] = label
-        file["query_idx"], file["train_idx"], file["retrieval_idx"] = (
-            np.arange(20), np.arange(20, 90), np.arange(20, 90))
-    return tmp_path
-
-
-def arguments(folder, *more):
-    return ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"),
-            "--checkpoint_dir", str(folder / "checkpoints"), "--hash_lens", "4", "8", "--hidden", "16",
-            "--batch_size", "16", "--epoch", "3", "--device", "cpu", *more]
+    return write_toy(tmp_path, pairs=90, queries=20)
 
 
 def codes(random, rows, bits):
@@ -63,7 +49,7 @@ def test_rankings_of_other_rows_than_the_labels_are_refused():
 
 @pytest.mark.parametrize("settings", [[], ["--fusion", "transformer", "--batch_norm", "false"]])
 def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, settings):
-    solver = ICMR.Solver(ICMR.parse(arguments(small, *settings)))
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, *settings)))
     solver.bar = ICMR.tqdm(disable=True)
     solver.trainhash(2.0)
     figures = solver.evaluate()
@@ -84,7 +70,7 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
 
 
 def test_outputs_in_blocks_are_those_of_the_whole_split(small):
-    solver = ICMR.Solver(ICMR.parse(arguments(small)))
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small)))
     whole, blocks = (list(solver.outputs(solver.data.retrieval, rows=rows)) for rows in (1000, 16))
     assert len(whole) == 1 and len(blocks) == 5
     assert len(whole[0]["paired"]) == 1 and len(whole[0]["unpaired"]) == 2  # late fusion: one code for both sides
@@ -165,7 +151,7 @@ def test_mapped_features_are_checked_and_scattered_rows_are_read(large, monkeypa
 
 
 def trained(small, *more):
-    results = ICMR.main(arguments(small, *more))
+    results = ICMR.main(toy_arguments(small, *more))
     path = small / "checkpoints" / "hash" / "toy_hash_8.pth"
     return results, torch.load(path, weights_only=True)["ImageMlp"]
 
@@ -188,7 +174,7 @@ def test_both_precisions_train_alike_and_repeat_to_the_bit(small, capsys):
 def test_auto_takes_bfloat16_where_it_measures_faster_and_says_so(small, monkeypatch, capsys, speedup, chosen):
     monkeypatch.setattr(precision, "measure", lambda *_: speedup)
     monkeypatch.setattr(precision, "SMALL", 0)
-    results = ICMR.main(arguments(small, "--batch_size", "32"))
+    results = ICMR.main(toy_arguments(small, "--batch_size", "32"))
     line = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("Trained in"))
     assert chosen in line and f"{speedup:.1f} times" in line
     written = next((small / "results").rglob("metrics.json"))
@@ -201,7 +187,7 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(small, monkeypatch):
     monkeypatch.setattr(precision, "SMALL", 0)
     for speedup in (3.0, 0.4):
         monkeypatch.setattr(precision, "measure", lambda *_: speedup)
-        results = ICMR.main(arguments(small, *["--resume"] * (speedup < 1)))
+        results = ICMR.main(toy_arguments(small, *["--resume"] * (speedup < 1)))
         assert results["environment"]["precision"] == "bfloat16"
 
 
