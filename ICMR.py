@@ -23,7 +23,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,7 +39,7 @@ from curves import model_curves, unpaired_embeddings
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from gallery import sample_retrievals, terminal_lines
-from load_data import Dataset, Split, load_dataset
+from load_data import Split, load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
 from structure import (DIMENSIONS, contrast_temperatures, shared_space, structure_targets,
@@ -245,7 +244,7 @@ class Solver:
                         contrast_temperatures(image, text, widths, config.batch_size))
         self.chosen["temperature"] = {str(bits): temperature for bits, temperature in temperatures.items()}
         make = (ContrastiveLoss if config.loss == "contrastive" else
-                partial(BalancedContrastiveLoss, positive_weight=config.positive_weight))
+                functools.partial(BalancedContrastiveLoss, positive_weight=config.positive_weight))
         self.criteria = {bits: make(temperature=temperature, structure_weight=config.structure_weight)
                          for bits, temperature in temperatures.items()}
 
@@ -455,9 +454,7 @@ class Solver:
                     for bits, code in model.split(sides[side]).items()}
         histograms = map(parallel.total, metric.hamming_histograms(list(rankings.values()), data.query.label,
                                                                    data.retrieval.label[part]))
-        found = {ranking: {"map": metric.map_from_histogram(histogram),
-                           "map@50": metric.map_from_histogram(histogram, 50)}
-                 for ranking, histogram in zip(rankings, histograms)}
+        found = {ranking: metric.maps_from_histogram(histogram) for ranking, histogram in zip(rankings, histograms)}
         signs = sum(side.sum(dim=0) for side in retrieval["unpaired"])
         error, balance = parallel.total(error.numpy()), np.abs(parallel.total(signs.numpy()))
         statistics = model.split(torch.tensor(np.stack([error, balance])) / (2 * len(data.retrieval)))

@@ -28,6 +28,7 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from tqdm import tqdm
 
@@ -35,7 +36,7 @@ import baselines
 import metric
 import plots
 from benchmark_table import markdown
-from curves import retrieval_curves
+from curves import curves_of
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from load_data import Dataset, load_dataset
@@ -197,21 +198,20 @@ def train_baseline(job: Job) -> dict:
 
 def figures(method: baselines.Baseline, split: Dataset) -> tuple[dict, dict]:
     """What a method reaches, in the form of ICMR's metrics, and its curves."""
-    query, retrieval = split.query, split.retrieval
     found, curves = {}, {}
-    for protocol in ("unpaired", "paired") if method.paired else ("unpaired",):
-        codes = {}
-        for side in (query, retrieval):
-            others = (side.text, side.image) if protocol == "paired" else (None, None)
-            codes[id(side)] = [metric.sign_codes(x.numpy()) for x in
-                               (method.encode_image(side.image, others[0]), method.encode_text(side.text, others[1]))]
-        for way, (a, b) in {"i2t": (0, 1), "t2i": (1, 0)}.items():
-            ranking = codes[id(query)][a], codes[id(retrieval)][b], query.label.numpy(), retrieval.label.numpy()
-            found.setdefault(protocol, {})[way] = metric.evaluate(*ranking)
-            curves.setdefault(protocol, {})[way] = retrieval_curves(*ranking)
+    for protocol in ("paired", "unpaired") if method.paired else ("unpaired",):
+        both = protocol == "paired"
+        query, retrieval = ([method.encode_image(side.image, side.text if both else None).numpy(),
+                             method.encode_text(side.text, side.image if both else None).numpy()]
+                            for side in (split.query, split.retrieval))
+        found[protocol], curves[protocol] = {}, {}
+        for way, (asked, stored) in {"i2t": (0, 1), "t2i": (1, 0)}.items():
+            histogram = metric.hamming_histogram(metric.sign_codes(query[asked]), metric.sign_codes(retrieval[stored]),
+                                                 split.query.label.numpy(), split.retrieval.label.numpy())
+            found[protocol][way] = metric.maps_from_histogram(histogram)
+            curves[protocol][way] = curves_of(histogram)
     if method.bounded:
-        outputs = torch.cat([method.encode_image(retrieval.image), method.encode_text(retrieval.text)])
-        found["quantization_error"] = metric.quantization_error(outputs.numpy())
+        found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))  # the unpaired, done last
     return found, curves
 
 
@@ -253,7 +253,7 @@ def gather(jobs: list[Job], results: list[dict]) -> dict[str, dict[str, list[dic
 
 def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> list[Path]:
     """The figures of a study: mAP against bits and epochs, precision-recall and precision@N, unpaired."""
-    names = {"i2t": "image to text", "t2i": "text to image"}
+    names = plots.WAYS
     longest = max({int(bits) for lengths in found.values() for bits in lengths}, default=0)
     at = {label: lengths.get(str(min(64, longest)), []) for label, lengths in found.items()}
     at = {label: entries for label, entries in at.items() if entries}

@@ -18,7 +18,6 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads, as in
 import json
 import multiprocessing
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -35,7 +34,7 @@ import ICMR
 import metric
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
-from load_data import Dataset, Split, dataset_from_arrays, load_dataset, save_hdf5
+from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
 from precision import now
 
 LENGTHS = (16, 32, 64, 128)

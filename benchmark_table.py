@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from curves import reached, variation
+
 WAYS = ("i2t", "t2i")
 Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (benchmark.gather)
 
@@ -108,17 +110,6 @@ def epochs(results: dict[str, list[dict]]) -> list[int]:
 
 def losses(entry: dict) -> list[float]:
     return [epoch["loss"] for epoch in entry["epochs"]]
-
-
-def reached(at: list[int], curve: list[float], goal: float) -> float:
-    """The first tested epoch with at least ``goal``; infinite if there is none."""
-    return next((float(epoch) for epoch, value in zip(at, curve) if value >= goal), float("inf"))
-
-
-def variation(values: list[float]) -> float:
-    """How far a curve jumps about in its second half: the mean absolute second difference."""
-    half = np.array(values[len(values) // 2:])
-    return float(np.abs(np.diff(half, 2)).mean()) if len(half) > 2 else float("nan")
 
 
 def spread(values: list[float], places: int = 1) -> str:

@@ -1,4 +1,4 @@
-"""The curves of a run: what ``metrics.json`` holds under ``"curves"`` and what plots.py draws.
+"""The curves of a run: what ``metrics.json`` holds under ``"curves"`` and what plots.py draws; how a training went.
 
     curves["64"]["unpaired"]["i2t"] = {
         "recall": [0.02, 0.04, ..., 1.0],   "precision": as many,
@@ -11,7 +11,7 @@ order of the ties, means over all queries, rounded to 5 places.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -79,16 +79,6 @@ def unpaired_embeddings(data: Dataset, outputs: Outputs) -> list[np.ndarray]:
     return [torch.cat(side).cpu().numpy() for split in parts for side in zip(*split)]
 
 
-def retrieval_curves(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
-                     retrieval_labels: ArrayLike) -> dict[str, list[float]]:
-    """Precision at fixed recall levels, and precision@N, of +-1 codes (n, bits) and multi-hot labels (n, classes).
-
-    Raises:
-        InputError: as :func:`metric.hamming_histogram`.
-    """
-    return curves_of(metric.hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels))
-
-
 def curves_of(histogram: np.ndarray) -> dict[str, list[float]]:
     """The curves of one ranking, from :func:`metric.hamming_histogram`."""
     ns = [n for n in NS if n <= histogram[0].sum()]
@@ -134,3 +124,19 @@ def _shares(counts: np.ndarray) -> dict[str, list[float]]:
 
 def _rounded(values: np.ndarray) -> list[float]:
     return np.round(values, 5).tolist()
+
+
+# --- of a training ------------------------------------------------------------------------------------------------
+
+
+def reached(at: Sequence[int], curve: Sequence[float], goal: float) -> float:
+    """The first of the epochs ``at`` at which ``curve`` has at least ``goal``; infinite if there is none."""
+    return next((float(epoch) for epoch, value in zip(at, curve) if value >= goal), float("inf"))
+
+
+def variation(values: Sequence[float]) -> float:
+    """How far a curve jumps about in its second half: the mean absolute second difference, 0 for a straight line; NaN
+    with fewer than three values there.
+    """
+    half = np.array(values[len(values) // 2:])
+    return float(np.abs(np.diff(half, 2)).mean()) if len(half) > 2 else float("nan")

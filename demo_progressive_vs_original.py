@@ -22,17 +22,17 @@ import numpy as np
 from matplotlib.figure import Figure
 
 import plots
+from curves import reached, variation
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from load_data import load_dataset
-from plots import tr
+from plots import WAYS, tr
 
 NAME = "demo_progressive_vs_original"
 # One precision for all: the one that is measured to be faster could differ between the runs compared.
 DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "50", "--eval_every", "2",
             "--precision", "float32"]
 KINDS = {"progressive": True, "original": False}  # use_progressive_hash
-WAYS = {"i2t": "image to text", "t2i": "text to image"}
 OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses
 
 # What the guide expects: measure, label, expected, unit of the change, whether more is better, least change to meet it.
@@ -102,20 +102,19 @@ def measures(run: dict, original: dict) -> dict[str, float | None]:
     """What the guide makes a promise about, of a run and the original run of its seed."""
     history = [score(entry, "map") for entry in run["history"]]
     goal = 0.95 * score(original["final"], "map")  # one goal for both: a run that gets worse reaches its own end early
-    reached = [entry["epoch"] for entry, value in zip(run["history"], history) if value >= goal]
+    epochs = reached([entry["epoch"] for entry in run["history"]], history, goal)
     return {"map": score(run["final"], "map"), "map@50": score(run["final"], "map@50"),
             "loss_jitter": jitter([entry["loss"] for entry in run["epochs"]]), "map_jitter": jitter(history),
-            "epochs_to_95": float(reached[0]) if reached else None,
+            "epochs_to_95": epochs if np.isfinite(epochs) else None,
             "quantization_error": float(np.mean([figures["quantization_error"] for figures in run["final"].values()])),
             "seconds": float(np.median([entry["seconds"] for entry in run["epochs"]]))}
 
 
 def jitter(values: list[float]) -> float | None:
-    """How far a curve jumps about, in percent of its level: the mean absolute second difference of its second half,
-    which is 0 for a straight line. None with fewer than three values there.
+    """How far a curve jumps about in its second half, in percent of its level there. None with fewer than three values.
     """
-    half = np.array(values[len(values) // 2:])
-    return 100 * float(np.mean(np.abs(np.diff(half, 2))) / np.mean(np.abs(half))) if len(half) > 2 else None
+    jumps = variation(values)
+    return None if np.isnan(jumps) else 100 * jumps / float(np.mean(np.abs(values[len(values) // 2:])))
 
 
 def effects(measured: dict[str, list[dict]]) -> list[dict]:

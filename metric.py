@@ -157,7 +157,11 @@ def precision_recall(histogram: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
              retrieval_labels: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """Tie-aware mAP at each cut of ``topks`` in one pass over the data: ``{"map": ..., "map@50": ...}``."""
-    histogram = hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels)
+    return maps_from_histogram(hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels), topks)
+
+
+def maps_from_histogram(histogram: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
+    """``map_from_histogram`` at each cut of ``topks``, by name, as :func:`evaluate` gives it."""
     return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
 
 

@@ -27,6 +27,7 @@ from files import write_atomically
 
 COLUMN, PAGE = 3.4, 7.0  # inches: the width of one column of a paper, and of both
 DPI = 200
+WAYS = {"i2t": "image to text", "t2i": "text to image"}
 INK = "#1b1b1b"  # of all that is neither data nor background
 BLUE, RED, GREEN, ORANGE, PURPLE, SKY = "#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"
 COLOURS = (BLUE, RED, GREEN, ORANGE, PURPLE, SKY)

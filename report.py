@@ -19,8 +19,8 @@ from PIL import Image
 import plots
 from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
+from plots import WAYS
 
-WAYS = {"i2t": "image to text", "t2i": "text to image"}
 THUMBNAIL = 160  # pixels, the longer side
 STATISTICS = (("loss", "training loss"), ("scale", "scale"), ("mean_abs", "mean |scale · x|"),
               ("saturation", "share with |code| > 0.9"), ("quantization_error", "mean of (|code| - 1)²"),

@@ -15,6 +15,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 import hamming_search
+import parallel
 
 _NEAREST, _WITHIN, _STOP = range(3)
 
@@ -37,9 +38,8 @@ class Sharded:
 
     def __init__(self, codes: np.ndarray):
         """Take this process's range of ``codes``, the packed codes (n, bytes) of the whole database."""
-        self.rank, self.size = dist.get_rank(), dist.get_world_size()
-        start, stop = shard_range(len(codes), self.rank, self.size)
-        self.shard, self.width = hamming_search.Flat(codes[start:stop], start), codes.shape[1]
+        self.rank, part = parallel.rank(), parallel.part(len(codes))
+        self.shard, self.width = hamming_search.Flat(codes[part], part.start), codes.shape[1]
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`hamming_search.Searcher.nearest`; exact."""
@@ -83,11 +83,6 @@ class Sharded:
         parts = list(zip(*map(_gather, self.shard.within(queries, radius))))
         if self.rank == 0:
             return hamming_search.merge_within(parts)
-
-
-def shard_range(count: int, rank: int, size: int) -> tuple[int, int]:
-    """The rows of one of ``size`` processes: runs that differ by at most one row in length."""
-    return count * rank // size, count * (rank + 1) // size
 
 
 def _gather(array: np.ndarray) -> list[np.ndarray]:
