@@ -12,8 +12,9 @@ faiss's counting search, which keeps a list of rows for each distance instead of
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol
 
 import faiss
@@ -22,8 +23,8 @@ import numpy as np
 KINDS = ("flat", "ivf", "hnsw", "hash")
 NOTHING = -1  # the row where an approximate index found fewer than asked for
 
-_QUERIES = 16  # searched at once by a thread
-_PAIRS = 1 << 17  # distances at once: 512 KB, which stay in the cache
+_QUERIES = 32  # searched at once by a thread
+_CACHED = 3 << 19  # bytes of codes and distances at once, which stay in the cache
 _FIRST = 1024  # rows that give the first k-th distance
 _WAITING = 1 << 14  # candidates that make a merge worth its time
 _ADD_ROWS = 1 << 18
@@ -61,8 +62,9 @@ class Flat:
             with ThreadPoolExecutor(threads) as pool:  # numpy and faiss let go of Python's lock
                 list(pool.map(search, starts))
         else:
-            for start in starts:
-                search(start)
+            with _threads_for(len(queries)):
+                for start in starts:
+                    search(start)
         return distance, row + self.first_row
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -86,10 +88,22 @@ class Approximate(Flat):
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Searcher.nearest`, but may miss some. Places left empty, at the end, have row :data:`NOTHING`."""
-        distance, row = self.index.search(queries, topk)
+        with _threads_for(len(queries)):
+            distance, row = self.index.search(queries, topk)
         distance[row == NOTHING] = np.iinfo(np.int32).max
         order = np.lexsort((row, distance), axis=1)
         return np.take_along_axis(distance, order, axis=1), np.take_along_axis(row, order, axis=1)
+
+
+@contextmanager
+def _threads_for(queries: int) -> Iterator[None]:
+    """Keep faiss to one thread a query: waking another can take longer than the search."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(max(1, min(threads, queries)))
+    try:
+        yield
+    finally:
+        faiss.omp_set_num_threads(threads)
 
 
 def _nearest(queries: np.ndarray, codes: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
@@ -97,7 +111,8 @@ def _nearest(queries: np.ndarray, codes: np.ndarray, topk: int) -> tuple[np.ndar
     count, width = queries.shape
     done = min(max(topk, _FIRST), len(codes)) if width % 8 == 0 else len(codes)
     distance, row = faiss.knn_hamming(queries, codes[:done], topk, variant="mc")  # mc: the counting search
-    block, codes = _PAIRS // count, codes.view(np.ndarray)  # slicing a memmap takes longer
+    block = max(1, _CACHED // (4 * count + width))
+    codes = codes.view(np.ndarray)  # slicing a memmap takes longer
     pairs, near = np.empty(count * block, np.int32), np.empty(count * block, bool)
     waiting: list[tuple[np.ndarray, ...]] = []  # query, distance and row of what may be among the nearest
     number, merge_at = 0, 2 * done

@@ -88,7 +88,7 @@ def arrays(drawn):
 @pytest.mark.parametrize("width", [2, 8, 16])
 def test_the_exact_search_is_exact_over_many_blocks(width, monkeypatch):
     """Codes that get ever nearer make candidates in every block; few different codes make ties."""
-    monkeypatch.setattr(hamming_search, "_PAIRS", 512)
+    monkeypatch.setattr(hamming_search, "_CACHED", 2048)
     monkeypatch.setattr(hamming_search, "_FIRST", 10)
     monkeypatch.setattr(hamming_search, "_WAITING", 300)
     random = np.random.default_rng(width)
