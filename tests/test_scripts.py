@@ -123,6 +123,12 @@ def test_every_command_of_a_readme(code, readme):
             assert done.returncode == 0, (command, done.stderr)
 
 
+@pytest.mark.parametrize("page", sorted(path.name for path in ROOT.glob("*.md")))
+def test_every_file_that_a_page_links_to_is_there(page):
+    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
 def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
     def end(body: str) -> subprocess.Popen:
         # A process started in the background may have been told to ignore Ctrl-C.
