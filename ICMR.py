@@ -128,6 +128,8 @@ class Config:
         require(self.fusion in ("late", "transformer"), "fusion", "late or transformer")
         require(self.precision in precision.SETTINGS, "precision", f"one of {', '.join(precision.SETTINGS)}")
         require(self.task in (0, 1, 2, 3), "task", "0 (train real), 1 (train hash), 2 (test real) or 3 (test hash)")
+        require(not Path(self.run_name).is_absolute() and ".." not in Path(self.run_name).parts, "run_name",
+                "the name of a folder inside results_dir/<dataset>")
         require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1")
         require(bool(self.hash_lens) and all(type(b) is int and b >= 1 for b in self.hash_lens)
                 and len(set(self.hash_lens)) == len(self.hash_lens), "hash_lens",

@@ -30,6 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from tqdm import tqdm
+from tqdm.utils import disp_len, disp_trim
 
 import checkpoint
 import extract_features
@@ -194,7 +195,7 @@ def describe(index: Index, hits: Hits) -> list[dict]:
 
 
 def text_lines(rows: list[dict], width: int) -> list[str]:
-    """One line an item, at most ``width`` characters: rank, distance, id, and emoji and caption if it has them."""
+    """One line an item, at most ``width`` columns: rank, distance, id, and emoji and caption if it has them."""
     if not rows:
         return ["  nothing found"]
     scored = "score" in rows[0]
@@ -204,8 +205,13 @@ def text_lines(rows: list[dict], width: int) -> list[str]:
         score = f"{row['score']:8.2f}  " if scored else ""
         words = " ".join((shown(str(row.get("emoji") or "")), str(row.get("caption") or "")))
         line = f"{row['rank']:4}  {row['distance']:8}  {score}{row['id']:>{digits}}  {' '.join(words.split())}".rstrip()
-        lines.append(line if len(line) <= width else line[:width - 1] + "…")
+        lines.append(trimmed(line, width))
     return lines
+
+
+def trimmed(line: str, width: int) -> str:
+    """A line that takes at most ``width`` columns of a terminal, where an emoji or a Chinese character takes two."""
+    return line if disp_len(line) <= width else disp_trim(line, width - 1) + "…"
 
 
 def newest(root: Path = Path("index")) -> Path:
@@ -305,7 +311,7 @@ def query(options: argparse.Namespace) -> None:
         return
     width = shutil.get_terminal_size((100, 24)).columns
     for name, rows in results:
-        print(name if len(name) <= width else name[:width - 1] + "…")
+        print(trimmed(name, width))
         print("\n".join(text_lines(rows, width)))
     if options.gallery is not None:
         print(options.gallery)

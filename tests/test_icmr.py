@@ -151,6 +151,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(small):
     (["--scale_min", "-1"], "positive"),
     (["--batch_size", "49"], "48 pairs"),
     (["--task", "7"], "--task 7"),
+    (["--run_name", "../elsewhere"], "inside results_dir"),
     (["--hash_lens", "8", "8"], "different"),
     (["--dataset", "nothing"], "nothing"),
     (["--task", "3"], "train first"),

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import unicodedata
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -696,3 +697,11 @@ def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, cap
     block = block.replace("checkpoints/hash/openmoji_hash_64.pth", str(toy / "toy_hash_12.pth"))
     exec(compile(block, "SEARCH.md", "exec"), {})
     assert "item <" in capsys.readouterr().out and len(Index.load("index/mine/64")) == ITEMS + QUERIES
+
+
+@pytest.mark.parametrize("width", [40, 41, 42, 43])
+def test_a_line_of_results_fits_the_terminal(width):
+    rows = [{"rank": 1, "id": 3, "distance": 2, "emoji": "😺", "caption": "一只微笑的猫" * 10}]
+    line = search.text_lines(rows, width)[1]
+    wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in line)
+    assert line.endswith("…") and width - 1 <= len(line) + wide <= width
