@@ -190,19 +190,24 @@ def table(result: dict) -> list[str]:
              + f". Codes: {result['dataset']}'s with {result['noise']:.0%} of the bits flipped.", "",
              f"| bits | codes | index | build, s | on disk, MB | memory above the codes | queries/s, batch 1 | "
              f"queries/s, batch {BATCH:,} | of the limit | recall@10 | recall@100 |",
-             "| " + "--- | " * 11]
+             "| ---: | ---: | --- | " + " | ".join(["---:"] * 8) + " |"]
     for row in result["figures"]:
         per_second = row["queries_per_second"]
         chosen = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
-        above = row["memory_above_codes"]
+        above, codes = row["memory_above_codes"], row["codes"] * row["bits"] / 8e6
+        build = "" if row["index"] in ("numpy", "flat") else f"{row['build_seconds']:.1f}"
         share = [f"{part:.0%}" for part in row["of_limit"].values() if part is not None]
         lines.append(f"| {row['bits']} | {row['codes']:,} | {row['index']}{f' ({chosen})' if chosen else ''} | "
-                     f"{row['build_seconds']:.1f} | {row['bytes_on_disk'] / 1e6:,.1f} | "
-                     f"{'' if above is None else f'{above:+.0%}'} | {per_second['1']:,.1f} | "
-                     + ("" if per_second[str(BATCH)] is None else f"{per_second[str(BATCH)]:,.1f}")
+                     f"{build} | {row['bytes_on_disk'] / 1e6:,.1f} | "
+                     f"{'' if above is None else f'{above * codes:,.1f} MB ({above:.0%})'} | {rounded(per_second['1'])} | "
+                     f"{rounded(per_second[str(BATCH)])}"
                      + f" | {' / '.join(share)} | {row['recall@10']:.3f} | {row['recall@100']:.3f} |")
     return lines + ["", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at "
                         f"batch {BATCH:,}, of counting pairs in the cache."]
+
+
+def rounded(rate: float | None) -> str:
+    return "" if rate is None else f"{rate:,.0f}" if rate >= 100 else f"{rate:.1f}"
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
