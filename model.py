@@ -11,6 +11,7 @@ from torch.nn.functional import normalize, relu
 FUSED_WIDTH = 512  # UCMFH's width of one modality
 SCHEDULES = ("linear", "exponential", "step", "hashnet")
 STEP_LEVELS = 5
+NARROW = 384  # dimensions; below them noise as long as the features would drown them
 
 
 def scale_at(progress: float, scale_min: float, scale_max: float, schedule: str = "linear") -> float:
@@ -40,8 +41,11 @@ class FeatureInput(nn.Module):
     """Brings one modality's features to unit length around the mean of the training split.
 
     The mean direction is common to all items of a modality and says nothing about any of them (the "modality gap",
-    Liang et al., NeurIPS 2022). In training, Gaussian noise of ``noise`` times a feature's length is added to it.
-    Without ``centre`` the features stay as they come.
+    Liang et al., NeurIPS 2022). Without ``centre`` the features stay as they come.
+
+    In training, Gaussian noise of ``noise`` times a feature's length is added to it, spread evenly over the dimensions.
+    Wide features vary in a few dozen directions, where only a part of the noise falls; narrow ones would drown in it.
+    So features of less than 384 dimensions get as much noise in each as those of 384.
     """
 
     def __init__(self, dim: int, centre: bool = True, noise: float = 0.0):
@@ -59,7 +63,7 @@ class FeatureInput(nn.Module):
         """(n, dim) -> (n, dim)"""
         x = normalize(normalize(features, dim=1) - self.mean, dim=1) if self.centre else features
         if self.training and self.noise:
-            x = x + torch.randn_like(x) * (self.noise / x.shape[1] ** 0.5) * x.norm(dim=1, keepdim=True)
+            x = x + torch.randn_like(x) * (self.noise / max(x.shape[1], NARROW) ** 0.5) * x.norm(dim=1, keepdim=True)
         return x
 
 
