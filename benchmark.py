@@ -7,8 +7,9 @@
     python benchmark.py speed | search                   # see  python benchmark.py speed --help
 
 Finished trainings are kept in <results_dir>/<dataset>/benchmark/ and used again, so a benchmark can be stopped and gone
-on with. Beside them it writes <study>.md, <study>.json and the figures. Reported is the last epoch, tie-aware, over all
-queries and all items. On a CPU each training runs in a process with one thread, which makes its figures repeatable.
+on with; a warning counts those of other code. Beside them it writes <study>.md, <study>.json and the figures. Reported
+is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one thread,
+which makes its figures repeatable.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import ICMR  # first: it sets how threads wait, before torch loads
 import argparse
 import contextlib
 import functools
+import hashlib
 import json
 import multiprocessing
 import os
@@ -84,6 +86,7 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
     },
     "epochs": {f"{epochs} epochs": {"epoch": epochs} for epochs in (30, 60, 100, 200)},
 }
+CODE = ("ICMR", "model", "loss", "structure", "cca", "baselines")  # files that say what a training gives
 PATHS = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings that don't change a result
 
 
@@ -138,6 +141,13 @@ def settings_of(job: Job) -> dict:
     return {name: value for name, value in config.items() if name not in PATHS}
 
 
+@functools.cache
+def code_digest() -> str:
+    """Changes with the code that trains."""
+    files = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE)
+    return hashlib.sha256(b"".join(files)).hexdigest()
+
+
 def run(job: Job) -> dict:
     """Train, test, and keep the result."""
     config = ICMR.Config(**job.config)
@@ -149,7 +159,7 @@ def run(job: Job) -> dict:
             result = train_ours(job) if job.bits is None else train_baseline(job)
         except InputError as error:  # such as more bits than a method has on these data
             result = {"skipped": str(error), "fingerprint": data(job).fingerprint}
-    result["settings"] = settings_of(job)
+    result |= {"settings": settings_of(job), "code": code_digest()}
     write_atomically(folder / "result.json", lambda file: json.dump(result, file), "w")
     return result
 
@@ -220,6 +230,10 @@ def run_all(jobs: list[Job], fingerprints: dict[str, str], processes: int) -> li
     results = [finished(job, fingerprints[job.dataset]) for job in jobs]
     missing = [number for number, result in enumerate(results) if result is None]
     print(f"{len(jobs)} trainings, {len(jobs) - len(missing)} of them found finished", flush=True)
+    others = [job.folder for job, result in zip(jobs, results) if result and result.get("code") != code_digest()]
+    if others:
+        print(f"warning: {len(others)} of them were trained by other code than this; remove their folders, such as "
+              f"{others[0]}, to train them again", file=sys.stderr)
     if not missing:
         return results
     executor = ProcessPoolExecutor(processes, multiprocessing.get_context("spawn"))

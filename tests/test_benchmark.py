@@ -85,7 +85,12 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
 
     # nothing is trained twice; other settings are
     assert benchmark.main(arguments(folder, *toy)) == output
-    assert "8 trainings, 8 of them found finished" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "8 trainings, 8 of them found finished" in printed.out and "other code" not in printed.err
+    with monkeypatch.context() as changed:
+        changed.setattr(benchmark, "code_digest", lambda: "of another version")
+        benchmark.main(arguments(folder, *toy))
+    assert "8 of them were trained by other code" in capsys.readouterr().err
     benchmark.main(arguments(folder, "--seeds", "1", "--epoch", "2", *methods))
     assert "4 trainings, 2 of them found finished" in capsys.readouterr().out
     assert not list(folder.rglob("*.pth")) or all(path.parts[-3] == "c" for path in folder.rglob("*.pth"))
