@@ -150,7 +150,7 @@ def code_digest() -> str:
 
 def run(job: Job) -> dict:
     """Train, test, and keep the result."""
-    config = ICMR.Config(**job.config)
+    config, code = ICMR.Config(**job.config), code_digest()  # now: the files may be edited before it ends
     if ICMR.choose_device(config.device).type == "cpu":
         torch.set_num_threads(1)
     folder = check_writable(job.folder, "results_dir")
@@ -159,7 +159,7 @@ def run(job: Job) -> dict:
             result = train_ours(job) if job.bits is None else train_baseline(job)
         except InputError as error:  # such as more bits than a method has on these data
             result = {"skipped": str(error), "fingerprint": data(job).fingerprint}
-    result |= {"settings": settings_of(job), "code": code_digest()}
+    result |= {"settings": settings_of(job), "code": code}
     write_atomically(folder / "result.json", lambda file: json.dump(result, file), "w")
     return result
 
@@ -267,22 +267,21 @@ def gather(jobs: list[Job], results: list[dict]) -> dict[str, dict[str, list[dic
 
 def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> list[Path]:
     """The figures of a study: mAP against bits and epochs, precision-recall and precision@N, unpaired."""
-    names = plots.WAYS
     longest = max({int(bits) for lengths in found.values() for bits in lengths}, default=0)
     at = {label: lengths.get(str(min(64, longest)), []) for label, lengths in found.items()}
     at = {label: entries for label, entries in at.items() if entries}
 
     def panels(x, y, entries=at) -> dict:
-        return {names[way]: {label: {"x": x(runs[0], way), "y": [y(entry, way) for entry in runs]}
-                             for label, runs in entries.items()} for way in names}
+        return {plots.WAYS[way]: {label: {"x": x(runs[0], way), "y": [y(entry, way) for entry in runs]}
+                             for label, runs in entries.items()} for way in plots.WAYS}
 
     written = []
     for cut in ("map", "map@50"):
-        series = {names[way]: {label: {
+        series = {plots.WAYS[way]: {label: {
             "x": [int(bits) for bits in lengths],
             "y": [[runs[seed]["unpaired"][way][cut] for runs in lengths.values()]
                   for seed in range(min(map(len, lengths.values())))]}
-            for label, lengths in found.items()} for way in names}
+            for label, lengths in found.items()} for way in plots.WAYS}
         written += plots.save(plots.map_against_bits(series, "mAP@all" if cut == "map" else "mAP@50"),
                               folder / f"{study}_{cut.replace('@', '')}_bits")
     if at:

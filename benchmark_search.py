@@ -194,14 +194,13 @@ def table(result: dict) -> list[str]:
     for row in result["figures"]:
         per_second = row["queries_per_second"]
         chosen = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
-        above, codes = row["memory_above_codes"], row["codes"] * row["bits"] / 8e6
+        above, megabytes = row["memory_above_codes"], row["codes"] * row["bits"] / 8e6
         build = "" if row["index"] in ("numpy", "flat") else f"{row['build_seconds']:.1f}"
         share = [f"{part:.0%}" for part in row["of_limit"].values() if part is not None]
         lines.append(f"| {row['bits']} | {row['codes']:,} | {row['index']}{f' ({chosen})' if chosen else ''} | "
                      f"{build} | {row['bytes_on_disk'] / 1e6:,.1f} | "
-                     f"{'' if above is None else f'{above * codes:,.1f} MB ({above:.0%})'} | {rounded(per_second['1'])} | "
-                     f"{rounded(per_second[str(BATCH)])}"
-                     + f" | {' / '.join(share)} | {row['recall@10']:.3f} | {row['recall@100']:.3f} |")
+                     f"{'' if above is None else f'{above * megabytes:,.1f} MB ({above:.0%})'} | "
+                     f"{rounded(per_second['1'])} | {rounded(per_second[str(BATCH)])} | {' / '.join(share)} | {row['recall@10']:.3f} | {row['recall@100']:.3f} |")
     return lines + ["", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at "
                         f"batch {BATCH:,}, of counting pairs in the cache."]
 

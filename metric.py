@@ -171,15 +171,15 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
     query, retrieval = (_unit_rows(name, value) for name, value in (("query", query), ("retrieval", retrieval)))
     query_labels = _matrix("query_labels", query_labels)
     retrieval_labels = _matrix("retrieval_labels", retrieval_labels)
-    totals = dict.fromkeys(topks, 0.0)
+    totals: dict[str, float] = {}
     for vector, label in zip(query, query_labels):
         # Equal cosines are one tie group, as equal Hamming distances are.
         _, group = np.unique(-(retrieval @ vector), return_inverse=True)
         relevant = (retrieval_labels @ label > 0).astype(np.int64)
         histogram = np.bincount(2 * group + relevant, minlength=2 * (group.max() + 1)).reshape(1, -1, 2)
-        for topk in topks:
-            totals[topk] += map_from_histogram(histogram, topk)
-    return {"map" if topk is None else f"map@{topk}": total / len(query) for topk, total in totals.items()}
+        for name, value in maps_from_histogram(histogram, topks).items():
+            totals[name] = totals.get(name, 0.0) + value
+    return {name: total / len(query) for name, total in totals.items()}
 
 
 def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,

@@ -30,7 +30,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
 from tqdm import tqdm
-from tqdm.utils import disp_len, disp_trim
 
 import checkpoint
 import extract_features
@@ -40,7 +39,7 @@ import shards
 from array_files import library_errors
 from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
-from gallery import shown
+from gallery import clip, columns_of, shown
 from ICMR import choose_device
 from index import SIDECAR, Hits, Index
 from load_data import SPLITS, Dataset, load_dataset
@@ -210,8 +209,8 @@ def text_lines(rows: list[dict], width: int) -> list[str]:
 
 
 def trimmed(line: str, width: int) -> str:
-    """A line that takes at most ``width`` columns of a terminal, where an emoji or a Chinese character takes two."""
-    return line if disp_len(line) <= width else disp_trim(line, width - 1) + "…"
+    """The line, cut where it takes more than ``width`` columns of a terminal."""
+    return line if columns_of(line) <= width else clip(line, width - 1).rstrip() + "…"
 
 
 def newest(root: Path = Path("index")) -> Path:

@@ -36,8 +36,8 @@ def folder(tmp_path):
 
 
 def arguments(folder, *more):
-    return ["--datasets", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"), "--hash_lens",
-            "4", "6", "--epoch", "3", "--eval_every", "1", "--device", "cpu", "--jobs", "1", *more]
+    return ["--datasets", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder / "results"),
+            "--hash_lens", "4", "6", "--epoch", "3", "--eval_every", "1", "--device", "cpu", "--jobs", "1", *more]
 
 
 def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):

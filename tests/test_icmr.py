@@ -32,8 +32,8 @@ def small(tmp_path):
 
 
 def arguments(folder, *more, dataset="toy"):
-    return toy_arguments(folder, *([] if dataset == "toy" else ["--dataset", dataset, "--data_dir", str(ROOT / "data")]),
-                         *more)
+    other = [] if dataset == "toy" else ["--dataset", dataset, "--data_dir", str(ROOT / "data")]
+    return toy_arguments(folder, *other, *more)
 
 
 def weights(folder, name="toy_hash_8"):
