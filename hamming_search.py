@@ -3,30 +3,28 @@
 Codes are uint8 rows from ``metric.pack_codes``. Every search orders its results by distance and, among equal distances,
 by row: whoever splits the rows and merges the answers gets the same answer.
 
-The exact search runs on the code array where it is, also a memory-mapped one. Where faiss has a vectorised kernel
-(codes of a multiple of 64 bits), it goes through the codes in blocks whose distances stay in the cache and looks
-closer only at those below the k-th distance so far: a later row at that very distance loses the tie. Other lengths use
-faiss's counting search, which keeps a list of rows for each distance instead of a heap and so breaks ties by row, too.
+The exact search (:func:`kernels.find_nearest`) runs on the code array where it is, also a memory-mapped one, and needs
+next to no memory besides. Radius searches and the approximate indexes are faiss's.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
 import faiss
 import numpy as np
+import torch
+
+from kernels import find_nearest, in_threads
 
 KINDS = ("flat", "ivf", "hnsw", "hash")
 NOTHING = -1  # the row where an approximate index found fewer than asked for
 
-_QUERIES = 32  # searched at once by a thread
-_CACHED = 3 << 19  # bytes of codes and distances at once, which stay in the cache
-_FIRST = 1024  # rows that give the first k-th distance
-_WAITING = 1 << 14  # candidates that make a merge worth its time
+_QUERIES = 256  # of a thread that go through the codes together
+_BLOCK = 8192  # codes that they go through together, which stay in the cache
 _ADD_ROWS = 1 << 18
 
 
@@ -49,23 +47,26 @@ class Flat:
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Searcher.nearest`; exact. (q, min(topk, n))."""
         topk = min(topk, len(self.codes))
+        if not topk or not len(queries):
+            return np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
+        pairs = len(queries) * len(self.codes)
+        if len(queries) < torch.get_num_threads():  # share the codes
+            parts = in_threads(lambda rows: self._nearest(queries, rows, topk), len(self.codes), pairs)
+            return merge_nearest(parts, topk)
+        every = slice(0, len(self.codes))
+        parts = in_threads(lambda some: self._nearest(queries[some], every, topk), len(queries), pairs)
+        return tuple(np.concatenate(arrays) for arrays in zip(*parts))
+
+    def _nearest(self, queries: np.ndarray, rows: slice, topk: int) -> tuple[np.ndarray, np.ndarray]:
+        """The answer for one part of the codes, in one thread."""
+        topk = min(topk, rows.stop - rows.start)
         distance, row = np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
-        threads = faiss.omp_get_max_threads()
-        step = max(1, min(_QUERIES, -(-len(queries) // threads)))
-
-        def search(start: int) -> None:
-            part = slice(start, start + step)
-            distance[part], row[part] = _nearest(np.ascontiguousarray(queries[part]), self.codes, topk)
-
-        starts = range(0, len(queries) if topk else 0, step)
-        if len(starts) > 1 and threads > 1:
-            with ThreadPoolExecutor(threads) as pool:  # numpy and faiss let go of Python's lock
-                list(pool.map(search, starts))
-        else:
-            with _threads_for(len(queries)):
-                for start in starts:
-                    search(start)
-        return distance, row + self.first_row
+        (item, width), (query, _) = as_words(self.codes[rows]), as_words(queries)
+        for start in range(0, len(queries), _QUERIES):
+            some = slice(start, start + _QUERIES)
+            find_nearest(query[start * width:(start + _QUERIES) * width], item, (0,) * width, _BLOCK, distance[some],
+                         row[some])
+        return distance, row + (self.first_row + rows.start)
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`Searcher.within`; exact."""
@@ -106,35 +107,12 @@ def _threads_for(queries: int) -> Iterator[None]:
         faiss.omp_set_num_threads(threads)
 
 
-def _nearest(queries: np.ndarray, codes: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
-    """:meth:`Flat.nearest` of a few queries, in one thread."""
-    count, width = queries.shape
-    done = min(max(topk, _FIRST), len(codes)) if width % 8 == 0 else len(codes)
-    distance, row = faiss.knn_hamming(queries, codes[:done], topk, variant="mc")  # mc: the counting search
-    block = max(1, _CACHED // (4 * count + width))
-    codes = codes.view(np.ndarray)  # slicing a memmap takes longer
-    pairs, near = np.empty(count * block, np.int32), np.empty(count * block, bool)
-    waiting: list[tuple[np.ndarray, ...]] = []  # query, distance and row of what may be among the nearest
-    number, merge_at = 0, 2 * done
-    while done < len(codes):
-        rows = min(block, len(codes) - done)
-        faiss.hammings(faiss.swig_ptr(queries), faiss.swig_ptr(codes[done:]), count, rows, width, faiss.swig_ptr(pairs))
-        shape, size = (count, rows), count * rows
-        np.less(pairs[:size].reshape(shape), distance[:, -1:], out=near[:size].reshape(shape))
-        if (found := np.flatnonzero(near[:size])).size:
-            waiting.append((found // rows, pairs[found], found % rows + done))
-            number += len(found)
-        done += rows
-        # As the k-th distance falls ever more slowly, merging at every doubling is enough.
-        if waiting and (number > _WAITING or done >= merge_at or done == len(codes)):
-            waiting.append((np.repeat(np.arange(count), topk), distance.ravel(), row.ravel()))
-            owner, near_distance, near_row = (np.concatenate(arrays) for arrays in zip(*waiting))
-            order = np.lexsort((near_row, near_distance, owner))
-            first = np.searchsorted(owner[order], np.arange(count))
-            best = order[first[:, None] + np.arange(topk)]
-            distance, row = near_distance[best], near_row[best]
-            waiting, number, merge_at = [], 0, max(merge_at, 2 * done)
-    return distance, row
+def as_words(codes: np.ndarray) -> tuple[np.ndarray, int]:
+    """Packed codes (n, bytes) as the widest integers that make them up, (n * words,), and the words of a code."""
+    size = next(size for size in (8, 4, 2, 1) if codes.shape[1] % size == 0)
+    words = codes.view(np.ndarray).reshape(-1).view(f"u{size}")
+    words.flags.writeable = False  # as those of a file: a loop is compiled for one of the two
+    return words, codes.shape[1] // size
 
 
 # --- merging --------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Retrieval metrics for hash codes, from one histogram per query; numpy only.
+"""Retrieval metrics for hash codes, from one histogram per query.
 
 An item is relevant to a query when they share at least one label; the database is ranked by Hamming distance.
 Distances are small integers, so most of a ranking is ties, and the order within a tie is an accident. Every
@@ -20,9 +20,10 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from errors import InputError
+from kernels import compiled, count_distances, in_threads
 
-_ROWS = 32768  # items handled at once: scratch that stays in the cache, whatever the size of the database
-_QUERIES = 64  # queries whose relevant items are looked up at once
+LONGEST = 32767  # bits of a code
+_ROWS = 32768  # rows packed at once: scratch that stays in the cache, whatever the size of the database
 
 
 # ---------------------------------------------------------------------------------------------- codes
@@ -81,24 +82,19 @@ def hamming_histograms(rankings: Sequence[tuple[ArrayLike, ArrayLike]],
     Each ranking is a pair (query codes, retrieval codes); the code lengths may differ.
     """
     query_labels, retrieval_labels = _pack_pair("labels", query_labels, retrieval_labels, negative=0)[:2]
-    tables = []
-    for codes in rankings:
-        query, retrieval, bits = _pack_pair("codes", *codes, negative=-1)
-        _same_rows("query", query, query_labels), _same_rows("retrieval", retrieval, retrieval_labels)
-        tables.append((query, retrieval, np.zeros((query.shape[1], 2 * (bits + 1)), np.int64)))
-    for start in range(0, retrieval_labels.shape[1], _ROWS):
-        items = slice(start, start + _ROWS)
-        for first in range(0, query_labels.shape[1], _QUERIES):
-            some = slice(first, first + _QUERIES)
-            relevant = [_relevant(label, retrieval_labels[:, items]) for label in query_labels[:, some].T]
-            for query, retrieval, histogram in tables:
-                key_type = np.min_scalar_type(histogram.shape[1] - 1)
-                for counts, code, shared in zip(histogram[some], query[:, some].T, relevant):
-                    key = _distance(code, retrieval[:, items]).astype(key_type, copy=False)
-                    key *= 2
-                    key += shared
-                    counts += np.bincount(key, minlength=len(counts))
-    return [histogram.reshape(len(histogram), -1, 2) for _, _, histogram in tables]
+    query, retrieval, bits = zip(*(_pack_pair("codes", *codes, negative=-1) for codes in rankings))
+    for asked, stored in zip(query, retrieval):
+        _same_rows("query", asked, query_labels), _same_rows("retrieval", stored, retrieval_labels)
+    words = np.cumsum([0, *map(len, query)])
+    query, retrieval = np.concatenate(query), np.concatenate(retrieval)
+    if max(bits) > LONGEST:
+        raise InputError(f"codes have {max(bits)} bits, expected at most {LONGEST}")
+    queries = query.shape[1]
+    counts = np.zeros((len(rankings), queries, 2 * (max(bits) + 1)), np.int64)
+    in_threads(lambda some: count_distances(query, retrieval, words, query_labels, retrieval_labels,
+                                            some.start, some.stop, counts),
+               queries, len(rankings) * queries * retrieval.shape[1])
+    return [count[:, :2 * (each + 1)].reshape(queries, -1, 2) for count, each in zip(counts, bits)]
 
 
 def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
@@ -118,10 +114,9 @@ def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
     limit = int(histogram[0].sum())
     topk = limit if topk is None else min(_positive("topk", topk), limit)
     harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, limit + 1))))
-    # Parts of the queries, so that scratch stays in the cache: a cut takes up to topk + 1 numbers a query.
-    width = histogram.shape[1] if topk == limit else max(histogram.shape[1], topk + 1)
-    parts = np.array_split(histogram, min(len(histogram), 1 + len(histogram) * width // 2**16))
-    return float(np.mean(np.concatenate([_average_precision(part, topk, harmonic) for part in parts])))
+    precision = np.empty(len(histogram))
+    _average_precision(histogram, topk, harmonic, precision)
+    return float(precision.mean())
 
 
 def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
@@ -236,54 +231,57 @@ def saturation(x: ArrayLike, threshold: float = 0.9) -> float:
 # ---------------------------------------------------------------------------------------------- internals
 
 
-def _average_precision(histogram, topk, harmonic):
+@compiled
+def _average_precision(histogram, topk, harmonic, precision):
     """Expected average precision of each query, (queries,); the formulas are in ``map_from_histogram``."""
-    relevant, size = _relevant_and_size(histogram)
-    end = size.cumsum(axis=1)
-    before, relevant_before = end - size, relevant.cumsum(axis=1) - relevant
-    whole = end <= topk
-    gain = np.where(whole, _group_gain(size, relevant, before, relevant_before, harmonic), 0).sum(axis=1)
-    found = np.where(whole, relevant, 0).sum(axis=1)
-    if whole.all():
-        return gain / np.maximum(found, 1)
+    for query in range(len(histogram)):
+        gain, found, before, left, cut = 0.0, 0, 0, topk, -1
+        for distance in range(histogram.shape[1]):
+            size, relevant = histogram[query, distance].sum(), histogram[query, distance, 1]
+            if size > left:
+                cut = distance
+                break
+            gain += _group_gain(size, relevant, before, found, harmonic)
+            found, before, left = found + relevant, before + size, left - size
+        if cut < 0:
+            precision[query] = gain / max(found, 1)
+            continue
+        # Given how many relevant items are drawn from the group that the cut falls into, into the places left
+        # (perhaps none), those places are a tie group of their own.
+        precision[query] = 0.0
+        least, chance = _hypergeometric(histogram[query, cut].sum(), histogram[query, cut, 1], left)
+        for i in range(len(chance)):
+            expected = gain + _group_gain(left, least + i, before, found, harmonic)
+            precision[query] += chance[i] * expected / max(found + least + i, 1)
 
-    # The cut falls into the first group that ends beyond it. Given how many relevant items are drawn into the
-    # places left there (perhaps none), those places are a tie group of their own.
-    cut = np.arange(len(whole)), np.argmin(whole, axis=1)
-    places = topk - before[cut]
-    drawn, chance = _hypergeometric(size[cut], relevant[cut], places)
-    found = found[:, None]
-    gain = gain[:, None] + _group_gain(places[:, None], drawn, before[cut][:, None], found, harmonic)
-    return (chance * gain / np.maximum(found + drawn, 1)).sum(axis=1)
+
+@compiled
+def _group_gain(size, relevant, before, found, harmonic):
+    """What a tie group adds, in the formula of ``map_from_histogram``; 0 for an empty group."""
+    slope = (relevant - 1) / max(size - 1, 1)
+    gain = slope * size + (found + 1 - slope * (before + 1)) * (harmonic[before + size] - harmonic[before])
+    return relevant / max(size, 1) * gain
+
+
+@compiled
+def _hypergeometric(size, relevant, places):
+    """The least number of relevant items that ``places`` draws from a group can give, and the chances from it on.
+
+    The chances come from the ratio of neighbours, P(x + 1) / P(x): accurate where factorials overflow.
+    """
+    least = max(0, places - (size - relevant))
+    chance = np.zeros(min(relevant, places) - least + 1)
+    for i in range(len(chance) - 1):
+        x = least + i
+        irrelevant = size - relevant - places + x + 1
+        chance[i + 1] = chance[i] + np.log((relevant - x) * (places - x) / ((x + 1) * irrelevant))
+    chance = np.exp(chance - chance.max())
+    return least, chance / chance.sum()
 
 
 def _relevant_and_size(histogram):
     """Relevant items, and all items, at each distance: two arrays (queries, bits + 1)."""
     return histogram[:, :, 1], histogram[:, :, 0] + histogram[:, :, 1]
-
-
-def _group_gain(size, relevant, before, relevant_before, harmonic):
-    """What a tie group adds, in the formula of ``map_from_histogram``; 0 for an empty group."""
-    slope = (relevant - 1) / np.maximum(size - 1, 1)
-    places = harmonic[before + size] - harmonic[before]
-    gain = slope * size + (relevant_before + 1 - slope * (before + 1)) * places
-    return relevant / np.maximum(size, 1) * gain
-
-
-def _hypergeometric(size, relevant, places):
-    """How many relevant items ``places`` draws from a group can give, and the chances; both (queries, m).
-
-    The chances come from the ratio of neighbours, P(x + 1) / P(x): accurate where factorials overflow.
-    """
-    least = np.maximum(0, places - (size - relevant))
-    drawn = least[:, None] + np.arange(np.max(np.minimum(relevant, places) - least) + 1)
-    size, relevant, places, x = size[:, None], relevant[:, None], places[:, None], drawn[:, :-1]
-    with np.errstate(divide="ignore"):  # log 0 = -inf: more than can be drawn, chance 0
-        step = np.log(np.maximum(relevant - x, 0)) + np.log(np.maximum(places - x, 0))
-    step -= np.log(x + 1) + np.log(size - relevant - places + x + 1)
-    log_chance = np.concatenate((np.zeros((len(drawn), 1)), step.cumsum(axis=1)), axis=1)
-    chance = np.exp(log_chance - log_chance.max(axis=1, keepdims=True))
-    return drawn, chance / chance.sum(axis=1, keepdims=True)
 
 
 def _distance(code, items):
@@ -305,15 +303,10 @@ def _relevant(label, item_labels):
 
 
 def _words(packed):
-    """Packed rows (n, bytes) as contiguous columns (words, n) of unsigned integers of 8, 32 or 64 bits.
-
-    16 bits are passed over: ``numpy.bitwise_count`` takes three times as long for them as for 32.
-    """
-    width = packed.shape[1]
-    itemsize = next((size for size in (1, 4) if width <= size), 8)
-    padded = np.zeros((len(packed), -(-width // itemsize) * itemsize), np.uint8)
-    padded[:, :width] = packed
-    return np.ascontiguousarray(padded.view(f"u{itemsize}").T)
+    """Packed rows (n, bytes) as contiguous columns (words, n) of uint64."""
+    padded = np.zeros((len(packed), -(-packed.shape[1] // 8) * 8), np.uint8)
+    padded[:, :packed.shape[1]] = packed
+    return np.ascontiguousarray(padded.view(np.uint64).T)
 
 
 def _pack(name, values, negative):

@@ -6,10 +6,12 @@ import tracemalloc
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
+import kernels
 import metric
 from errors import InputError
 
@@ -160,9 +162,9 @@ def test_evaluate_is_one_pass_with_the_names_of_the_results_file():
     assert all(type(score) is float for score in scores.values())
 
 
-def test_map_in_parts_of_the_queries_is_the_mean_of_each_query():
+def test_map_is_the_mean_of_each_query():
     histogram = metric.hamming_histogram(*random_problem(300, 2000, 12, 6))
-    for topk in (None, 1500):  # the cut takes several parts
+    for topk in (None, 1500):
         each = [metric.map_from_histogram(row[None], topk) for row in histogram]
         assert metric.map_from_histogram(histogram, topk) == pytest.approx(np.mean(each), abs=1e-13)
 
@@ -199,6 +201,27 @@ def test_histogram_does_not_depend_on_the_chunk_size(monkeypatch, rows):
     expected = plain_histogram(*problem)
     monkeypatch.setattr(metric, "_ROWS", rows)
     np.testing.assert_array_equal(metric.hamming_histogram(*problem), expected)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_histogram_of_many_items_in_several_threads(threads):
+    query_codes, codes, query_labels, labels = problem = random_problem(130, 2 * kernels._ITEMS + 5, 20, 6)
+    relevant = query_labels.astype(int) @ labels.T > 0
+    key = 2 * metric.hamming_distance(query_codes, codes) + relevant
+    expected = [np.bincount(row, minlength=2 * 21).reshape(21, 2) for row in key]
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        np.testing.assert_array_equal(metric.hamming_histogram(*problem), expected)
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_codes_too_long_to_count_are_refused():
+    codes = np.ones((1, metric.LONGEST + 1), np.int8)
+    with pytest.raises(InputError, match="codes have 32768 bits, expected at most 32767"):
+        metric.hamming_histogram(codes, codes, [[1]], [[1]])
+    assert metric.hamming_histogram(codes[:, 1:], -codes[:, 1:], [[1]], [[1]])[0, -1].tolist() == [0, 1]
 
 
 def test_histograms_of_shards_add_up():

@@ -86,12 +86,11 @@ def arrays(drawn):
     return [np.frombuffer(b"".join(rows), np.uint8).reshape(len(rows), -1) for rows in drawn]
 
 
-@pytest.mark.parametrize("width", [2, 8, 16])
+@pytest.mark.parametrize("width", [1, 2, 4, 6, 8, 16, 33])  # 33 bytes: distances beyond 255
 def test_the_exact_search_is_exact_over_many_blocks(width, monkeypatch):
     """Codes that get ever nearer make candidates in every block; few different codes make ties."""
-    monkeypatch.setattr(hamming_search, "_CACHED", 2048)
-    monkeypatch.setattr(hamming_search, "_FIRST", 10)
-    monkeypatch.setattr(hamming_search, "_WAITING", 300)
+    monkeypatch.setattr(hamming_search, "_QUERIES", 30)
+    monkeypatch.setattr(hamming_search, "_BLOCK", 700)
     random = np.random.default_rng(width)
     queries = random.integers(0, 256, (70, width), dtype=np.uint8)
     codes = random.integers(0, 256, (20, width), dtype=np.uint8)[random.integers(0, 20, 3000)]
@@ -101,6 +100,22 @@ def test_the_exact_search_is_exact_over_many_blocks(width, monkeypatch):
         near, row = hamming_search.Flat(codes, 5).nearest(queries, topk)
         np.testing.assert_array_equal(row, order[:, :topk] + 5)
         np.testing.assert_array_equal(near, np.take_along_axis(distance, order, 1)[:, :topk])
+
+
+def test_threads_share_the_codes_or_the_queries():
+    random = np.random.default_rng(0)
+    codes = random.integers(0, 4, (1 << 20, 2), dtype=np.uint8)
+    before = torch.get_num_threads()
+    answers = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            answers.append([hamming_search.Flat(codes).nearest(codes[:queries], 20) for queries in (2, 4)])
+    finally:
+        torch.set_num_threads(before)
+    for one, three in zip(*answers):
+        np.testing.assert_array_equal(one, three)
+    assert (np.diff(answers[0][0][1][0]) > 0).all() and (answers[0][0][0] == 0).all()  # ties by row
 
 
 @given(packed, st.data())

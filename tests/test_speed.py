@@ -27,8 +27,7 @@ def codes(random, rows, bits):
 
 
 def test_several_rankings_at_once_are_the_single_ones(monkeypatch):
-    monkeypatch.setattr(metric, "_ROWS", 16)  # several blocks of items and of queries
-    monkeypatch.setattr(metric, "_QUERIES", 3)
+    monkeypatch.setattr(metric, "_ROWS", 16)  # packed in several parts
     random = np.random.default_rng(1)
     labels = [(random.random((rows, 70)) < 0.02).astype(np.uint8) for rows in (10, 53)]
     rankings = [(codes(random, 10, bits), codes(random, 53, bits)) for bits in (5, 16, 128, 200, 16)]

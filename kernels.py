@@ -1,0 +1,154 @@
+"""The loops over all pairs of a query's and an item's code, compiled by Numba: counting distances, finding the nearest.
+
+Both take codes as unsigned integers, count the bits of an exclusive or in vector registers, keep their scratch in the
+cache, and let go of Python's lock, so that threads share the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numba import njit
+from numba.extending import intrinsic
+
+_ITEMS = 8192  # counted at once
+_CHUNK = 256  # items that one comparison rules out; fewer cost comparisons, more cost a second look at all of them
+
+Result = TypeVar("Result")
+
+
+def compiled(function: Callable) -> Callable:
+    """The function as machine code, made at the first call with each type of arguments and kept for later runs."""
+    try:
+        return njit(nogil=True, cache=True)(function)
+    except RuntimeError:  # there is no folder that can be written to: for this run alone
+        return njit(nogil=True)(function)
+
+
+@intrinsic
+def bit_count(context, word):
+    """The number of 1 bits of an unsigned integer, as one of its type."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.ctpop(arguments[0])  # of LLVM
+
+    return word(word), generate
+
+
+def in_threads(call: Callable[[slice], Result], count: int, pairs: int) -> list[Result]:
+    """``call`` for slices that make up ``count``, in as many threads as PyTorch uses; the results in their order.
+
+    With less than a million ``pairs`` a thread, waking it takes longer than its work: then in fewer.
+    """
+    parts = max(1, min(torch.get_num_threads(), count, pairs >> 20))
+    slices = [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
+    if parts == 1:
+        return [call(slices[0])]
+    with ThreadPoolExecutor(parts) as pool:
+        return list(pool.map(call, slices))
+
+
+@compiled
+def count_distances(query, item, words, query_label, item_label, first, last, counts):
+    """Count, for some queries and several rankings of the same items, the items at each distance by their relevance.
+
+    Args:
+        query, item: codes of all rankings one above the other, uint64 (words, queries) and (words, items).
+        words: int64 (rankings + 1,); the words of ranking r are words[r] to words[r + 1].
+        query_label, item_label: uint64 likewise; an item with a label in common with a query is relevant to it.
+        first, last: the queries whose items are counted.
+        counts: int64 (rankings, queries, 2 * (bits + 1)); counts[r, query, 2 * distance + relevant] grows.
+    """
+    keys, marks = np.empty(_ITEMS, np.uint16), np.empty(_ITEMS, np.uint16)
+    # Items that follow each other are often equally far, and adding to one place twice in a row takes longer.
+    tables = np.zeros((4, counts.shape[2]), np.uint32)
+    for start in range(0, item.shape[1], _ITEMS):
+        stop = min(start + _ITEMS, item.shape[1])
+        key, relevant = keys[:stop - start], marks[:stop - start]
+        for i in range(first, last):
+            relevant[:] = 0
+            for word in range(len(item_label)):
+                mask, part = query_label[word, i], item_label[word, start:stop]
+                for j in range(len(part)):
+                    relevant[j] |= np.uint16((part[j] & mask) != 0)
+            for ranking in range(len(counts)):
+                for j in range(len(key)):
+                    key[j] = relevant[j]
+                for word in range(words[ranking], words[ranking + 1]):
+                    code, part = query[word, i], item[word, start:stop]
+                    for j in range(len(part)):
+                        key[j] += np.uint16(2 * bit_count(part[j] ^ code))
+                whole = len(key) // 4 * 4
+                for j in range(0, whole, 4):
+                    for table in range(4):
+                        tables[table, key[j + table]] += np.uint32(1)
+                for j in range(whole, len(key)):
+                    tables[0, key[j]] += np.uint32(1)
+                for table in range(4):
+                    for place in range(tables.shape[1]):
+                        counts[ranking, i, place] += tables[table, place]
+                        tables[table, place] = 0
+
+
+@compiled
+def find_nearest(query, item, words, block, distance, row):
+    """Find the items nearest to each query, sorted by distance and, among equal distances, by row.
+
+    Args:
+        query, item: codes, unsigned integers of one type, (queries * words,) and (items * words,).
+        words: a tuple of any numbers, as many as a code has words: its length is known when the loops are compiled.
+        block: items that all queries are compared with before the next, so that they stay in the cache.
+        distance, row: int32 and int64 (queries, topk), with no more places than items; the answer.
+    """
+    width, queries, topk = len(words), len(distance), distance.shape[1]
+    farther = np.uint64(8 * item.itemsize * width + 1)  # than any item
+    room = 2 * topk + 16
+    near, at = np.empty((queries, room), np.int32), np.empty((queries, room), np.int64)
+    held, limit = np.zeros(queries, np.int64), np.full(queries, farther)  # only what is nearer than limit can count
+    for start in range(0, len(item), block * width):
+        stop = min(start + block * width, len(item))
+        for i in range(queries):
+            code = query[i * width:(i + 1) * width]
+            for first in range(start, stop, _CHUNK * width):
+                part = item[first:min(first + _CHUNK * width, stop)]
+                least = farther
+                for j in range(len(part) // width):
+                    apart = np.uint64(0)
+                    for k in range(width):
+                        apart += bit_count(part[j * width + k] ^ code[k])
+                    least = min(least, apart)
+                if least >= limit[i]:
+                    continue
+                for j in range(len(part) // width):
+                    apart = np.uint64(0)
+                    for k in range(width):
+                        apart += bit_count(part[j * width + k] ^ code[k])
+                    if apart < limit[i]:
+                        near[i, held[i]], at[i, held[i]] = apart, first // width + j
+                        held[i] += 1
+                        if held[i] == room:
+                            _sort(near[i], at[i], topk, farther)
+                            held[i], limit[i] = topk, near[i, topk - 1]  # a later row loses a tie
+    for i in range(queries):
+        _sort(near[i, :held[i]], at[i, :held[i]], topk, farther)
+        distance[i], row[i] = near[i, :topk], at[i, :topk]
+
+
+@compiled
+def _sort(distance, row, keep, farther):
+    """Bring the ``keep`` nearest of candidates (n,) to the front, sorted, equal distances in the order they were in."""
+    place = np.zeros(farther + 1, np.int64)
+    for each in distance:
+        place[each + 1] += 1
+    for each in range(farther):
+        place[each + 1] += place[each]
+    unsorted_distance, unsorted_row = distance.copy(), row.copy()
+    for i in range(len(unsorted_distance)):
+        to = place[unsorted_distance[i]]
+        place[unsorted_distance[i]] += 1
+        if to < keep:
+            distance[to], row[to] = unsorted_distance[i], unsorted_row[i]
