@@ -117,16 +117,11 @@ def find_nearest(query, item, words, block, distance, row):
                 part = item[first:min(first + _CHUNK * width, stop)]
                 least = farther
                 for j in range(len(part) // width):
-                    apart = np.uint64(0)
-                    for k in range(width):
-                        apart += bit_count(part[j * width + k] ^ code[k])
-                    least = min(least, apart)
+                    least = min(least, _distance(part, j, code, words))
                 if least >= limit[i]:
                     continue
                 for j in range(len(part) // width):
-                    apart = np.uint64(0)
-                    for k in range(width):
-                        apart += bit_count(part[j * width + k] ^ code[k])
+                    apart = _distance(part, j, code, words)
                     if apart < limit[i]:
                         near[i, held[i]], at[i, held[i]] = apart, first // width + j
                         held[i] += 1
@@ -136,6 +131,15 @@ def find_nearest(query, item, words, block, distance, row):
     for i in range(queries):
         _sort(near[i, :held[i]], at[i, :held[i]], topk, farther)
         distance[i], row[i] = near[i, :topk], at[i, :topk]
+
+
+@compiled
+def _distance(items, j, code, words):
+    """The Hamming distance of item j to a code, uint64."""
+    width, apart = len(words), np.uint64(0)
+    for k in range(width):
+        apart += bit_count(items[j * width + k] ^ code[k])
+    return apart
 
 
 @compiled
