@@ -74,10 +74,18 @@ def test_without_progressive_hashing_no_scale_is_shown(small, capsys):
     assert "Progressive" not in capsys.readouterr().out
 
 
+def alike(found, expected):
+    """The same mAP, and the rest up to rounding: a layer of one length can be summed in another order than of all."""
+    for bits, figures in expected.items():
+        for name, value in figures.items():
+            assert found[bits][name] == (value if isinstance(value, dict) else pytest.approx(value, abs=1e-7)), name
+    assert found.keys() == expected.keys()
+
+
 @pytest.mark.parametrize("train, test", [("0", "2"), ("1", "3")])
 def test_a_tested_checkpoint_gives_the_figures_of_training(small, train, test):
     trained = ICMR.main(arguments(small, "--task", train))
-    assert ICMR.main(arguments(small, "--task", test))["final"] == trained["final"]
+    alike(ICMR.main(arguments(small, "--task", test))["final"], trained["final"])
 
 
 def test_models_of_different_trainings_are_tested_with_a_warning(small, capsys):
@@ -90,7 +98,7 @@ def test_models_of_different_trainings_are_tested_with_a_warning(small, capsys):
 
 def test_ucmfhs_fusion_trains_and_tests(small):
     trained = ICMR.main(arguments(small, "--fusion", "transformer", "--batch_norm", "false", "--centre", "false"))
-    assert ICMR.main(arguments(small, "--task", "3"))["final"] == trained["final"]
+    alike(ICMR.main(arguments(small, "--task", "3"))["final"], trained["final"])
 
 
 def test_every_random_choice_hangs_on_the_seed(small):
