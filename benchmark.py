@@ -273,7 +273,7 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
 
     def panels(x, y, entries=at) -> dict:
         return {plots.WAYS[way]: {label: {"x": x(runs[0], way), "y": [y(entry, way) for entry in runs]}
-                             for label, runs in entries.items()} for way in plots.WAYS}
+                                  for label, runs in entries.items()} for way in plots.WAYS}
 
     written = []
     for cut in ("map", "map@50"):

@@ -35,7 +35,7 @@ import metric
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from index import Index
-from kernels import bit_count, compiled
+from kernels import compiled, distance_to
 from load_data import load_dataset
 
 INDEXES = ("numpy", *hamming_search.KINDS)
@@ -165,13 +165,12 @@ def limits(widths: list[int]) -> dict:
 
 @compiled
 def total_distance(query, item, words):
-    """The sum of all distances: exclusive or, bit count and addition, and nothing else; see kernels.find_nearest."""
+    """The sum of all distances, with the arguments of kernels.find_nearest: the least that a scan has to compute."""
     width, total = len(words), np.uint64(0)
     for i in range(len(query) // width):
         code = query[i * width:(i + 1) * width]
         for j in range(len(item) // width):
-            for k in range(width):
-                total += bit_count(item[j * width + k] ^ code[k])
+            total += distance_to(item, j, code, words)
     return total
 
 

@@ -117,11 +117,11 @@ def find_nearest(query, item, words, block, distance, row):
                 part = item[first:min(first + _CHUNK * width, stop)]
                 least = farther
                 for j in range(len(part) // width):
-                    least = min(least, _distance(part, j, code, words))
+                    least = min(least, distance_to(part, j, code, words))
                 if least >= limit[i]:
                     continue
                 for j in range(len(part) // width):
-                    apart = _distance(part, j, code, words)
+                    apart = distance_to(part, j, code, words)
                     if apart < limit[i]:
                         near[i, held[i]], at[i, held[i]] = apart, first // width + j
                         held[i] += 1
@@ -134,11 +134,11 @@ def find_nearest(query, item, words, block, distance, row):
 
 
 @compiled
-def _distance(items, j, code, words):
-    """The Hamming distance of item j to a code, uint64."""
+def distance_to(item, j, code, words):
+    """The Hamming distance of item j to one code, uint64; ``item`` and ``words`` as for :func:`find_nearest`."""
     width, apart = len(words), np.uint64(0)
     for k in range(width):
-        apart += bit_count(items[j * width + k] ^ code[k])
+        apart += bit_count(item[j * width + k] ^ code[k])
     return apart
 
 
