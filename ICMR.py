@@ -15,6 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import argparse
 import functools
+import itertools
 import json
 import platform
 import shlex
@@ -42,7 +43,7 @@ from gallery import sample_retrievals, terminal_lines
 from load_data import Split, load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
-from structure import (DIMENSIONS, contrast_temperatures, shared_space, structure_targets,
+from structure import (DIMENSIONS, contrast_temperatures, nearest_codes, shared_space, structure_targets,
                        structure_temperature)
 
 
@@ -68,7 +69,8 @@ class Config:
         self.positive_weight = 0.5  # of the balanced loss; 0.5 is the plain one
         self.temperature = 0.0  # 0: chosen for each code length from the training pairs (structure.py)
         self.structure_weight = 0.5  # share of each target that goes to pairs that are alike; 0: partners only
-        self.alike = 0.1  # share of a batch that a pair is like
+        self.alike = 0.15  # share of a batch that a pair is like
+        self.code_weight = 0.5  # share of that given to the nearest codes, as far as learned; the rest by the features
 
         # The networks
         self.fusion = "late"
@@ -111,14 +113,15 @@ class Config:
             if not holds:
                 raise InputError(f"--{name} {getattr(self, name)}: expected {expected}")
 
-        for name in ("epoch", "eval_every", "hidden"):
+        for name in ("epoch", "eval_every"):
             require(getattr(self, name) >= 1, name, "1 or more")
+        require(1 <= self.hidden <= WIDEST, "hidden", f"a number from 1 to {WIDEST}")
         require(self.batch_size >= 2, "batch_size", "2 or more: a contrastive loss needs another pair to contrast")
         for name in ("scale_min", "scale_max"):
             require(0 < getattr(self, name) <= 1000, name, "a positive number up to 1000")
         for name in ("lr", "lr_fusion"):
             require(0 < getattr(self, name) < float("inf"), name, "a positive number")
-        for name in ("structure_weight", "positive_weight", "alike"):
+        for name in ("structure_weight", "positive_weight", "alike", "code_weight"):
             require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
         for name in ("noise", "temperature"):
             require(0 <= getattr(self, name) < float("inf"), name, "0 or more")
@@ -131,9 +134,10 @@ class Config:
         require(not Path(self.run_name).is_absolute() and ".." not in Path(self.run_name).parts, "run_name",
                 "the name of a folder inside results_dir/<dataset>")
         require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1")
-        require(bool(self.hash_lens) and all(type(b) is int and b >= 1 for b in self.hash_lens)
+        require(bool(self.hash_lens) and all(type(b) is int and 1 <= b <= metric.LONGEST
+                                                    for b in self.hash_lens)
                 and len(set(self.hash_lens)) == len(self.hash_lens), "hash_lens",
-                "one or more different numbers of bits, each 1 or more")
+                f"one or more different numbers of bits, each from 1 to {metric.LONGEST}")
 
 
 class Stopped(Exception):
@@ -146,22 +150,20 @@ class Solver:
     def __init__(self, config: Config):
         config.check()
         self.config = config
-        # The guide reads and sets these three on the solver.
-        self.use_progressive_hash = config.use_progressive_hash
-        self.scale_min, self.scale_max = config.scale_min, config.scale_max
+        self.test_scale = config.scale_max  # a checkpoint that is tested brings its own
 
         self.device = choose_device(config.device)
         self.training, self.hashing = config.task in (0, 1), config.task in (1, 3)
         self.lengths = config.hash_lens if self.hashing else [None]  # one checkpoint each
         kind = "hash" if self.hashing else "real"
         self.model_dir = Path(config.checkpoint_dir) / kind
-        run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
-        self.run_dir = Path(config.results_dir) / Path(config.dataset).stem / run_name
 
         # Everything is checked before the first folder is made.
         self.data = load_dataset(config.dataset, config.data_dir)
         for warning in self.data.warnings:
             warn(warning)
+        run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
+        self.run_dir = Path(config.results_dir) / self.data.name / run_name
         pairs = len(self.data.train)
         if self.training and config.batch_size > pairs:
             raise InputError(f"--batch_size {config.batch_size}: larger than the training split of "
@@ -183,6 +185,8 @@ class Solver:
         for path in [self.state_path] * config.resume if self.training else map(self.model_path, self.lengths):
             checkpoint.check_exists(path)
         if writes:
+            if not config.run_name:
+                self.run_dir = unused(self.run_dir)
             check_writable(self.run_dir, "results_dir")
             if self.training:
                 check_writable(self.model_dir, "checkpoint_dir")
@@ -204,6 +208,8 @@ class Solver:
         self.log: list[dict] = []  # one entry an epoch
         self.history: list[dict] = []  # one entry an evaluation
         self.seconds = 0.0  # of training
+        self.trained: dict = {}  # of a test: how each model was trained
+        self.bar = tqdm(disable=True)  # until fit shows one
         self.stop_signal: int | None = None
 
     def seed_process(self, epoch: int = 0, step: int = 0) -> None:
@@ -216,7 +222,7 @@ class Solver:
         config, data = self.config, self.data
         shared = dict(centre=config.centre, noise=config.noise)
         if self.hashing:
-            self.model = HashModel(data.image_dim, data.text_dim, config.hash_lens, self.use_progressive_hash,
+            self.model = HashModel(data.image_dim, data.text_dim, config.hash_lens, config.use_progressive_hash,
                                    config.fusion, hidden=config.hidden, batch_norm=config.batch_norm, **shared)
         else:
             self.model = FusionModel(data.image_dim, data.text_dim, **shared)
@@ -269,8 +275,8 @@ class Solver:
         config = self.config
         if config.resume:
             self.load_state()
-        if self.hashing and self.use_progressive_hash:
-            say(f"✅ Using Progressive Hash Learning - Scale from {self.scale_min} to {self.scale_max}")
+        if self.hashing and config.use_progressive_hash:
+            say(f"✅ Using Progressive Hash Learning - Scale from {config.scale_min} to {config.scale_max}")
         say("Training Hash Function..." if self.hashing else "Training Fusion Transformer...")
         steps = len(self.image) // config.batch_size
         handlers = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -282,8 +288,8 @@ class Solver:
                 progress = self.epoch / max(config.epoch - 1, 1)
                 say(f"epoch: {self.epoch + 1}")
                 scale = 1.0
-                if self.hashing and self.use_progressive_hash:
-                    scale = scale_at(progress, self.scale_min, self.scale_max, config.scale_schedule)
+                if self.hashing and config.use_progressive_hash:
+                    scale = scale_at(progress, config.scale_min, config.scale_max, config.scale_schedule)
                     say(f"  Progressive scale: {scale:.2f} (progress: {100 * progress:.1f}%)")
                 self.trainhash(scale) if self.hashing else self.trainfusion()
                 entry = self.log[-1]
@@ -331,7 +337,10 @@ class Solver:
         features = model.fuse(image, text)
         x = torch.cat([model.ImageMlp.project(features[0]), model.TextMlp.project(features[1])])
         codes = model.ImageMlp.binarize(x, scale)
-        self.observe(scale * x if self.use_progressive_hash else x, codes)
+        self.observe(scale * x if config.use_progressive_hash else x, codes)
+        if structure is not None and config.code_weight:
+            nearest = nearest_codes(*x.detach().chunk(2), config.alike)
+            structure = torch.lerp(structure, nearest.to(structure.dtype), config.code_weight)
         loss = sum(self.criteria[bits](*code.chunk(2), structure)
                    for bits, code in model.split(codes).items()) / len(config.hash_lens)
         if config.fusion == "transformer":
@@ -394,7 +403,7 @@ class Solver:
 
     def check_losses(self, losses: list[Tensor]) -> None:
         """Raise :class:`InputError` if one of the last steps' losses is not finite."""
-        values = torch.stack(losses).tolist()
+        values = torch.stack(losses).tolist() if losses else []  # none if the run was stopped after the last step
         for step, value in enumerate(values, start=self.step - len(values) + 1):
             if not np.isfinite(value):
                 raise InputError(f"the loss is {value} in epoch {self.epoch + 1}, step {step}: {ADVICE}")
@@ -428,7 +437,7 @@ class Solver:
             By protocol ``[images, texts]``, or one tensor where both are the same, int8 (n, bits of all lengths);
             and for each bit the sum over images and texts of (abs(tanh(scale * x)) - 1)^2 at the largest scale.
         """
-        scale = self.scale_max if self.model.ImageMlp.use_progressive else 1.0
+        scale = self.test_scale if self.model.ImageMlp.use_progressive else 1.0
         codes: dict[str, list[list[Tensor]]] = {}
         error = torch.zeros(sum(self.model.hash_lens), dtype=torch.float64)
         for chunk in self.outputs(split, part):  # what is kept of it takes a byte for each bit
@@ -457,8 +466,8 @@ class Solver:
         histograms = map(parallel.total, metric.hamming_histograms(list(rankings.values()), data.query.label,
                                                                    data.retrieval.label[part]))
         found = {ranking: metric.maps_from_histogram(histogram) for ranking, histogram in zip(rankings, histograms)}
-        signs = sum(side.sum(dim=0) for side in retrieval["unpaired"])
-        error, balance = parallel.total(error.numpy()), np.abs(parallel.total(signs.numpy()))
+        signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
+        error, balance = parallel.total(error.numpy()), np.abs(parallel.total(signs.numpy())).sum(axis=0)
         statistics = model.split(torch.tensor(np.stack([error, balance])) / (2 * len(data.retrieval)))
         return {str(bits): {
             **{protocol: {way: dict(found.get((bits, protocol, way)) or found[bits, protocol, "i2t"]) for way in WAYS}
@@ -503,7 +512,7 @@ class Solver:
         """What every checkpoint says of the training and the data behind it."""
         return {"dataset": self.data.name, "fingerprint": self.data.fingerprint, "image_dim": self.data.image_dim,
                 "text_dim": self.data.text_dim, "config": vars(self.config), "epoch": self.epoch,
-                "scale": self.log[-1].get("scale", 1.0) if self.log else self.scale_min}
+                "scale": self.log[-1].get("scale", 1.0) if self.log else self.config.scale_min, "chosen": self.chosen}
 
     def save(self) -> None:
         """Save the trained model, one file a code length."""
@@ -565,9 +574,14 @@ class Solver:
                                  f"train again")
             if self.hashing and self.model.hash_lens != [bits]:
                 raise InputError(f"{path}: holds codes of {self.model.hash_lens} bits, expected {bits}; train again")
+            if missing := {"epoch", "scale", "config", "chosen"} - content.keys():
+                raise InputError(f"{path}: says nothing of {', '.join(sorted(missing))}, as those of an older version; "
+                                 f"train again")
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
             self.model.to(self.device)
-            self.epoch, self.scale_max = content["epoch"], content["config"]["scale_max"]
+            self.epoch, self.test_scale = content["epoch"], content["config"]["scale_max"]
+            self.trained["real" if bits is None else str(bits)] = {
+                key: content[key] for key in ("epoch", "config", "chosen")}
             epochs[bits] = self.epoch
             figures.update(self.evaluate())
         if len(set(epochs.values())) > 1:
@@ -605,23 +619,23 @@ class Solver:
             if not self.training:  # one model for each length
                 self.model, about = checkpoint.load_model(self.model_path(bits))
                 self.model.to(self.device)
-                self.scale_max = about["config"]["scale_max"]
+                self.test_scale = about["config"]["scale_max"]
             if not self.hashing:
                 sides = unpaired_embeddings(self.data, self.outputs)
                 continue
-            found, codes = model_curves(self.model, self.data, self.outputs, self.scale_max)
+            found, codes = model_curves(self.model, self.data, self.outputs, self.test_scale)
             curves |= found
             if str(max(self.lengths)) in found:
                 sides = codes
         return {"curves": curves, "gallery": sample_retrievals(self.data, *sides, hashing=self.hashing)}
 
     def results(self) -> dict:
-        """What metrics.json holds."""
+        """What metrics.json holds; of a test also how the models were ``trained``, with the settings they had then."""
         final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
         return {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
                 "environment": {**environment(self.device), "precision": self.precision,
                                 "bfloat16_speedup": self.speedup, "processes": parallel.size()},
-                "fingerprint": self.data.fingerprint, "chosen": self.chosen,
+                "fingerprint": self.data.fingerprint, "chosen": self.chosen, "trained": self.trained,
                 "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
                 "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final,
                 **self.details()}
@@ -642,6 +656,7 @@ class Solver:
         return results
 
 
+WIDEST = 2**16  # of a hidden layer: more is a slip of the keyboard
 SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
          ("bit balance", "bit_balance"))  # of an epoch's log, on its line
 ADVICE = "stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature"
@@ -660,6 +675,19 @@ def warn(line: str) -> None:
     """Print a warning, once however many processes there are."""
     if not parallel.rank():
         print(f"warning: {line}", file=sys.stderr)
+
+
+def unused(folder: Path) -> Path:
+    """``folder``, or with -2, -3, ... at its end where another run has it; made, so that no other takes it."""
+    for number in itertools.count(1):
+        try:
+            path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            continue
+        except OSError:
+            return folder  # where check_writable says why not
 
 
 def derived_seed(*numbers: int) -> int:
@@ -781,6 +809,7 @@ HELP = {
     "temperature": "of the contrastive loss; 0: for each code length by how surely pairs can be told apart",
     "structure_weight": "share of each target given to pairs that are alike, 0 to 1",
     "alike": "share of a batch that a pair is taken to be like, 0 to 1",
+    "code_weight": "share of that given to the pairs with the nearest codes, the rest to those with like features",
     "fusion": "how items with both modalities get a code: late, or UCMFH's transformer",
     "hidden": "width of the hash heads' hidden layer",
     "batch_norm": "normalise each bit before the tanh",

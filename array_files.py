@@ -297,6 +297,8 @@ def _mat_arrays(path: Path, stack: contextlib.ExitStack) -> dict[str, Array]:
             raise InputError(f"{path}: found no MATLAB header; expected a .mat file of version 5 or 7.3")
         while (position := file.tell()) < path.stat().st_size:
             kind, size, _ = _mat5_tag(file, order)
+            if position + 8 + size > path.stat().st_size:
+                raise InputError(f"{path}: ends in the midst of a variable; expected a whole, undamaged file")
             if kind in (MATRIX, COMPRESSED):
                 arrays |= _mat5_variable(path, order, position, kind == COMPRESSED)
             file.seek(position + 8 + size)

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.flop_counter import FlopCounterMode
 
 import ICMR
 import metric
@@ -140,7 +141,6 @@ def solver(dataset: str, folder: str, **settings) -> ICMR.Solver:
     """A solver before its first epoch, writing into ``folder``."""
     settings = dict(dataset=dataset, results_dir=folder, checkpoint_dir=folder) | settings
     made = ICMR.Solver(ICMR.Config(**settings))
-    made.bar = ICMR.tqdm(disable=True)
     return made
 
 
@@ -276,11 +276,11 @@ def peak(work: str, items: int, queries: int, common: dict) -> dict[str, float]:
 
 
 def utilisation(seconds: float, made: ICMR.Solver) -> dict[str, float]:
-    """Floating-point operations a second of an epoch's linear layers, and what a large matrix product reaches here."""
+    """Floating-point operations a second of an epoch's matrix products, and what a large one reaches here."""
     dtype = getattr(torch, made.precision)
-    weights = sum(layer.weight.numel() for layer in made.model.modules() if isinstance(layer, nn.Linear))
-    steps = len(made.image) // made.config.batch_size
-    done = 6 * weights * made.config.batch_size * steps / seconds  # forward, and backward to inputs and weights
+    with FlopCounterMode(display=False) as counter:
+        made.trainhash(2.0)
+    done = counter.get_total_flops() / seconds
     size = 8192 if made.device.type == "cuda" else 1024
     a = torch.ones(size, size, dtype=dtype, device=made.device)
     fastest = min(timed(made.device, lambda: a @ a) for _ in range(5))
@@ -298,7 +298,8 @@ def accuracy(seeds: int, folder: str, common: dict) -> dict:
             made = solver("openmoji", folder, hash_lens=lengths, seed=seed, eval_every=10**6,
                           **common | {"precision": precision})
             for done in range(made.config.epoch):
-                made.trainhash(ICMR.scale_at(done / max(made.config.epoch - 1, 1), made.scale_min, made.scale_max))
+                made.trainhash(ICMR.scale_at(done / max(made.config.epoch - 1, 1), made.config.scale_min,
+                                               made.config.scale_max))
             figures = made.evaluate()
             return [statistics.mean(figures[str(bits)]["unpaired"][way]["map"] for way in ICMR.WAYS)
                     for bits in lengths]

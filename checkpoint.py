@@ -28,15 +28,15 @@ def save(path: str | os.PathLike, content: dict) -> Path:
 def check_exists(path: Path) -> None:
     """Raise :class:`InputError` if there is no such file."""
     if not path.is_file():
-        raise InputError(f"{path}: no such checkpoint; train first (--task 0 for real-valued, --task 1 for hash), "
-                         f"or name its folder with --checkpoint_dir")
+        raise InputError(f"{path}: no such checkpoint; check the path (of ICMR.py: --checkpoint_dir and --hash_lens), "
+                         f"or train it: python ICMR.py --task 1, or 0 for the real-valued fusion")
 
 
 def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
     """Read a checkpoint on the CPU, running no code from it.
 
     Args:
-        expect: what the checkpoint must agree with, e.g. ``{"dataset": "openmoji", "hash_lens": [16]}``.
+        expect: what the checkpoint must agree with, e.g. ``{"dataset": "openmoji", "image_dim": 1280}``.
 
     Raises:
         InputError: the file is missing, damaged, not a checkpoint of this project, or disagrees with ``expect``;
@@ -50,10 +50,10 @@ def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
                 if damaged := archive.testzip():
                     raise ValueError(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{path}: refused: it holds something other than tensors and plain values "
-                         f"({_first_line(error)})") from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+    except pickle.UnpicklingError as error:  # its message tells how to run what the file holds
+        raise InputError(f"{path}: refused: damaged, or it holds something other than tensors and plain values; train "
+                         f"again or restore the file") from error
+    except Exception as error:  # a damaged file can make the reader stumble anywhere
         raise InputError(f"{path}: damaged or not a checkpoint ({_first_line(error)}); "
                          f"train again or restore the file") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
@@ -91,4 +91,5 @@ def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[Fus
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    line = (str(error).strip().splitlines() or [""])[0]
+    return f"{type(error).__name__}: {line if len(line) <= 120 else line[:119] + '…'}"

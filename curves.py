@@ -5,8 +5,9 @@
         "n": [1, 2, 5, ..., 1000],          "precision_at_n": as many; no N beyond the database}
     curves["64"]["code_histogram"] = {"edges": [-1.0, -0.95, ..., 1.0], "share": one fewer}
 
-Protocols are ``unpaired`` and ``paired``, directions ``i2t`` and ``t2i``. All figures are expectations over a random
-order of the ties, means over all queries, rounded to 5 places.
+Protocols are ``unpaired`` and ``paired``, directions ``i2t`` and ``t2i``. All figures are means over all queries,
+rounded to 5 places. Precision@N is the expectation over a random order of the ties; precision at a recall is
+interpolated within them.
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def curves_of(histogram: np.ndarray) -> dict[str, list[float]]:
 def precision_at_recall(histogram: ArrayLike, levels: ArrayLike) -> np.ndarray:
     """Mean over queries of the precision where the ranking reaches each recall of ``levels`` (in (0, 1]).
 
-    Relevant items are spread evenly within a tie group, as they are on average over its orders: precision and recall
+    Relevant items are taken to be spread evenly within a tie group: precision and recall
     are interpolated as Davis & Goadrich (ICML 2006, section 4) do, linearly in the counts. A query without relevant
     items counts as 0.
 

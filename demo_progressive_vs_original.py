@@ -56,16 +56,17 @@ def train_all(settings: list[str], seeds: list[int]) -> dict[str, list[dict]]:
     for name in OURS:
         if getattr(base, name) != getattr(ICMR.Config(), name):
             raise InputError(f"--{name}: this script chooses it; leave it out (seeds are given with --seeds)")
-    base.check()
-    fingerprint = load_dataset(base.dataset, base.data_dir).fingerprint
+    for seed in seeds:
+        ICMR.Config(**{**vars(base), "seed": seed}).check()
+    dataset = load_dataset(base.dataset, base.data_dir)
     runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}
     for seed in seeds:
         for kind, progressive in KINDS.items():  # in turn, so that a busy machine slows both alike
             run_name = f"{NAME}/{kind}-seed{seed}"
-            folder = Path(base.results_dir) / Path(base.dataset).stem / run_name
+            folder = Path(base.results_dir) / dataset.name / run_name
             config = ICMR.Config(**{**vars(base), "seed": seed, "use_progressive_hash": progressive,
                                     "run_name": run_name, "checkpoint_dir": str(folder / "checkpoints")})
-            found = finished(folder, config, fingerprint)
+            found = finished(folder, config, dataset.fingerprint)
             runs[kind].append(found or train(folder, config))
             print(f"{kind}, seed {seed}: {'found' if found else 'trained'}, {folder}", flush=True)
     return runs
@@ -133,7 +134,9 @@ def effects(measured: dict[str, list[dict]]) -> list[dict]:
             verdict = "not measurable"
         elif key == "seconds":  # a bound, not a gain
             verdict = "as expected" if gain.mean() > least else "unclear" if differs(gain) else "more"
-        elif (gain == 0).all() or differs(gain):
+        elif (gain == 0).all():
+            verdict = "no change"
+        elif differs(gain):
             verdict = "unclear"
         elif gain.mean() < 0:
             verdict = "worse"
@@ -150,8 +153,8 @@ def number(value: np.float64) -> float | None:
 
 
 def differs(gain: np.ndarray) -> bool:
-    """Whether the seeds disagree on the sign."""
-    return bool(gain.min() <= 0 <= gain.max()) and len(gain) > 1
+    """Whether the seeds leave the sign open: the mean is within two standard errors of 0."""
+    return len(gain) > 1 and bool(abs(gain.mean()) <= 2 * gain.std(ddof=1) / len(gain)**0.5)
 
 
 def verdict(rows: list[dict], dataset: str) -> list[str]:
@@ -163,8 +166,10 @@ def verdict(rows: list[dict], dataset: str) -> list[str]:
             found = f"progressive hashing improved {name} by {row['change']:.1f} points"
         elif row["verdict"] == "worse":
             found = f"no improvement, progressive hashing lowered {name} by {-row['change']:.1f} points"
+        elif row["verdict"] == "no change":
+            found = f"no improvement, progressive hashing left {name} as it was"
         else:
-            found = f"no improvement of {name} that every seed shows ({row['change']:+.1f} points)"
+            found = f"no improvement of {name} beyond the spread of the seeds ({row['change']:+.1f} points)"
         seeds = "with the one seed tried" if len(changes) == 1 else f"with {len(changes)} seeds"
         lines.append(f"Verdict: {found} on {dataset}, {seeds}.")
     return lines
@@ -319,7 +324,7 @@ def main(argv: list[str] | None = None) -> dict:
     first = runs["original"][0]
     measured = {kind: [measures(*pair) for pair in zip(found, runs["original"])] for kind, found in runs.items()}
     rows = effects(measured)
-    folder = Path(first["config"]["results_dir"]) / Path(first["config"]["dataset"]).stem / NAME
+    folder = Path(first["config"]["results_dir"]) / first["dataset"] / NAME
     bits = list(first["final"])[-1]
     figures = {"overview": draw_overview(runs, bits), "comparison": draw_comparison(runs, rows, bits)}
     written = [path for name, figure in figures.items() for path in plots.save(figure, folder / name)]

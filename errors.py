@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import functools
 import os
 import signal
@@ -27,19 +28,28 @@ class Parser(argparse.ArgumentParser):
 def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
     """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`.
 
-    Nor does it show a traceback after Ctrl-C (status 130) or when its output is no longer read (141).
+    Nor does it show a traceback after Ctrl-C (status 130), when its output is no longer read (141), or when there is no
+    space for its output (2).
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         try:
-            return main(*args, **kwargs)
+            result = main(*args, **kwargs)
+            sys.stdout.flush()  # here, where it is known what to do if the output can't be written
+            return result
         except InputError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             raise SystemExit(2) from None
         except BrokenPipeError:  # whoever read the output has gone, as in  | head -1
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
             raise SystemExit(128 + signal.SIGPIPE) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC or error.filename is not None:
+                raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            print("error: cannot write the output: the disk is full", file=sys.stderr)
+            raise SystemExit(2) from None
         except KeyboardInterrupt:
             print("Stopped.", file=sys.stderr)
             raise SystemExit(128 + signal.SIGINT) from None

@@ -129,9 +129,10 @@ def _pixels(image: Image | str | Path) -> np.ndarray:
         with _open_image(Path(image)) as opened:
             try:
                 opened.load()
+                upright = ops.exif_transpose(opened)
             except (OSError, ValueError, SyntaxError, EOFError) as error:
                 raise InputError(f"{image}: damaged image ({error})") from None
-            return _pixels(opened)
+            return _pixels(upright)
     image = ops.exif_transpose(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
@@ -340,7 +341,9 @@ def read_captions(path: Path) -> list[dict]:
                 rows.append(row)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except (csv.Error, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except InputError:
+        raise
+    except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a number too long
         raise InputError(f"{path}: not a {path.suffix} table in UTF-8 ({error})") from None
     if len(rows) < 2:
         raise InputError(f"{path}: {len(rows)} rows; expected at least 2 of image, caption, label")

@@ -17,6 +17,7 @@ leaves the old version whole. Loading runs no code from the folder.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -51,6 +52,7 @@ CHUNK = 8192  # items encoded at once; an interrupted build goes on after the la
 
 _MOVED_ROWS = 1 << 16
 _SAMPLE_ROWS = 1024
+_QUICKLY_READ = 1 << 26  # bytes
 
 Progress = Callable[[int], object]  # called with a number of items done since the last call
 
@@ -214,15 +216,16 @@ class Index:
 
         Raises:
             InputError: no index, or a damaged one: files are missing, have another size, or don't fit each other; or
-                the model or the faiss index have changed. :meth:`verify` also reads the codes.
+                a file has changed that is read whole or is small. :meth:`verify` reads them all.
         """
         folder = Path(folder)
         about = read_sidecar(folder)
         inside = folder / about["version"]
         for name, file in about["files"].items():
             _check_size(inside / name, file["bytes"])
-        for name in ("model.pth", "faiss.index"):  # what a parser reads must be what was written
-            if name in about["files"]:
+        for name, file in about["files"].items():
+            # What a parser reads must be what was written; the rest is compared where that takes no time.
+            if name in ("model.pth", "faiss.index") or file["bytes"] <= _QUICKLY_READ:
                 _check_hash(inside / name, about["files"][name]["sha256"])
         model, _ = _load_model(inside / "model.pth")
         width = -(-about["bits"] // 8)
@@ -420,9 +423,13 @@ def _pack(x: np.ndarray) -> np.ndarray:
 
 def _encode_to(version: _Version, model: HashModel, features: Mapping[str, np.ndarray], order: np.ndarray,
                progress: Progress) -> None:
-    """Write the codes of all items in ``order``, from where an interrupted build stopped."""
+    """Write the codes of all items in ``order``, from where an interrupted build of the same features stopped."""
     path, width = version.path("codes.npy"), -(-model.hash_lens[0] // 8)
-    done = version.done
+    done, read = version.done, hashlib.sha256()
+    for rows in _chunks(order[:done], CHUNK):
+        _update(read, features, rows)
+    if done and read.hexdigest() != version.read:  # an item that is encoded already has changed since
+        done, read = 0, hashlib.sha256()
     with open(path, "r+b" if done else "wb") as file:
         start = _write_header(file, (len(order), width))
         file.seek(start + done * width)
@@ -432,10 +439,16 @@ def _encode_to(version: _Version, model: HashModel, features: Mapping[str, np.nd
             file.write(_pack(_encode(model, features, rows)))
             file.flush()
             os.fsync(file.fileno())
+            _update(read, features, rows)
             done += len(rows)
-            version.note(done)
+            version.note(done, read.hexdigest())
             progress(len(rows))
     model.to("cpu")
+
+
+def _update(digest, features: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
+    for array in features.values():
+        digest.update(np.ascontiguousarray(array[rows]))
 
 
 def _write_header(file, shape: tuple[int, ...]) -> int:
@@ -453,10 +466,12 @@ class _Version:
     """
 
     def __init__(self, folder: str | os.PathLike, about: dict, plan: dict | None):
-        self.folder, self.about, self.plan, self.done = Path(folder), about, plan, 0
+        self.folder, self.about, self.plan = Path(folder), about, plan
+        self.done, self.read = 0, ""  # the items encoded, and the SHA-256 of their features
         self.work = self.folder / "building"
 
     def __enter__(self) -> _Version:
+        self.made = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         check_writable(self.folder, "folder")
         self.lock = open(self.folder / ".lock", "w")
         try:
@@ -468,8 +483,11 @@ class _Version:
             noted = json.loads(self.path("progress.json").read_text("utf-8"))
         except (OSError, ValueError):
             noted = {}
-        if self.plan is not None and noted.get("plan") == self.plan:
-            self.done = noted["done"]
+        if self.plan is not None and noted.get("plan") == self.plan and "read" in noted:
+            self.done, self.read = noted["done"], noted["read"]
+            for path in self.work.iterdir():  # all else is written again, or was being written
+                if path.name not in ("codes.npy", "progress.json"):
+                    path.unlink()
         else:
             shutil.rmtree(self.work, ignore_errors=True)
             self.work.mkdir()
@@ -478,6 +496,11 @@ class _Version:
     def __exit__(self, kind, error, trace) -> None:
         if isinstance(error, InputError) or error is not None and self.plan is None:
             shutil.rmtree(self.work, ignore_errors=True)  # nothing that could be taken up
+            with contextlib.suppress(OSError):  # a folder made for this build goes, too; others aren't empty
+                if self.folder in self.made:
+                    (self.folder / ".lock").unlink()
+                for path in self.made:
+                    path.rmdir()
         self.lock.close()
         if isinstance(error, OSError):
             raise InputError(f"{self.folder}: cannot write: {error.strerror or error}; the index that was there is "
@@ -489,8 +512,9 @@ class _Version:
     def write(self, name: str, write: Callable) -> None:
         write_atomically(self.path(name), write)
 
-    def note(self, done: int) -> None:
-        self.write("progress.json", lambda file: file.write(json.dumps({"done": done, "plan": self.plan}).encode()))
+    def note(self, done: int, read: str) -> None:
+        noted = {"done": done, "read": read, "plan": self.plan}
+        self.write("progress.json", lambda file: file.write(json.dumps(noted).encode()))
 
     def publish(self, count: int) -> None:
         """Make this the folder's version, and remove the others."""

@@ -148,8 +148,8 @@ def _locate(name: str, data_dir: Path) -> Path:
         return Path(name)
     close = difflib.get_close_matches(name.casefold(), names, n=3, cutoff=0.5)
     hint = f" (did you mean {' or '.join(close)}?)" if close else ""
-    raise InputError(f"no data set {name!r}: found {_listing(names)} in {data_dir}; "
-                     f"expected one of these or a path{hint}")
+    raise InputError(f"no data set {name!r}: found {_listing(names)} in {data_dir.absolute()}; "
+                     f"expected one of these, a path, or another folder with --data_dir{hint}")
 
 
 def _listing(names: Iterable[object]) -> str:
@@ -435,6 +435,10 @@ def _unify_labels(where: str, rows: Mapping[str, _Rows], label_names: list[str] 
         for part in parts:
             part.label = (part.label[:, None] == classes).astype(np.uint8)
         if label_names is not None:
+            if 0 < classes[0] and classes[-1] < len(label_names) != len(classes):
+                raise InputError(f"{where}: label_names: found {len(label_names)} names for class numbers from "
+                                 f"{classes[0]} to {classes[-1]}, which may be counted from 0 or from 1; expected a "
+                                 f"name for each of the {len(classes)} classes that occur, in their order")
             first = min(int(classes[0]), 1)  # classes are counted from 0 or from 1
             if classes[-1] - first < len(label_names):
                 label_names = [label_names[number - first] for number in classes]
@@ -470,7 +474,17 @@ def save_hdf5(dataset: Dataset, path: str | Path) -> None:
     """
     if Path(path).suffix.lower() not in (".h5", ".hdf5"):
         raise InputError(f"{path}: found file type {Path(path).suffix!r}; expected .h5")
+    if dataset.path is not None and os.path.exists(path) and os.path.samefile(dataset.path, path):
+        raise InputError(f"{path}: is the data set's own file; expected another")
     write_atomically(path, functools.partial(_write_hdf5, dataset), mode="w+b")
+
+
+def attributes(dataset: Dataset) -> dict[str, object]:
+    """The attributes of the HDF5 file that the data set came from, such as its licence and encoders; none of others."""
+    if dataset.path is None or dataset.path.suffix.lower() not in (".h5", ".hdf5"):
+        return {}
+    with library_errors(str(dataset.path)), h5py.File(dataset.path) as file:
+        return dict(file.attrs)
 
 
 def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
@@ -479,6 +493,7 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
     starts = np.cumsum([0, *map(len, parts)])
     first = {"train": starts[2] if offset is None else offset, "query": starts[1], "retrieval": 0}
     with h5py.File(target, "w") as file:
+        file.attrs.update(attributes(dataset))
         for key in FIELDS:
             arrays = [getattr(part, key).numpy() for part in parts]
             stored = file.create_dataset(key, (starts[-1], arrays[0].shape[1]), arrays[0].dtype)

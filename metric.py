@@ -23,6 +23,7 @@ from errors import InputError
 from kernels import compiled, count_distances, in_threads
 
 LONGEST = 32767  # bits of a code
+COSINE_PLACES = 12  # decimals up to which cosines are compared
 _ROWS = 32768  # rows packed at once: scratch that stays in the cache, whatever the size of the database
 
 
@@ -168,8 +169,8 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
     retrieval_labels = _matrix("retrieval_labels", retrieval_labels)
     totals: dict[str, float] = {}
     for vector, label in zip(query, query_labels):
-        # Equal cosines are one tie group, as equal Hamming distances are.
-        _, group = np.unique(-(retrieval @ vector), return_inverse=True)
+        # Equal cosines are one tie group, as equal Hamming distances are; equal up to how a product rounds.
+        _, group = np.unique(-np.round(retrieval @ vector, COSINE_PLACES), return_inverse=True)
         relevant = (retrieval_labels @ label > 0).astype(np.int64)
         histogram = np.bincount(2 * group + relevant, minlength=2 * (group.max() + 1)).reshape(1, -1, 2)
         for name, value in maps_from_histogram(histogram, topks).items():

@@ -11,7 +11,7 @@ import json
 import os
 from pathlib import Path
 
-from jinja2 import Environment
+from jinja2 import Environment, TemplateError
 from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
@@ -34,9 +34,15 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
         InputError: the folder refuses the file.
     """
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE).render(
-        run=results, name=Path(path).parent.name, ways=WAYS, thumbnail=thumbnail, facts=facts(results),
+        run=results, trained=trained(results), name=Path(path).parent.name, ways=WAYS, thumbnail=thumbnail,
+        facts=facts(results),
         figures=[(title, Markup(plots.svg(figure))) for title, figure in figures(results).items()])
     return write_atomically(path, lambda file: file.write(page), "w")
+
+
+def trained(results: dict) -> dict:
+    """How the model was trained: in a test, that of the longest code as its checkpoint says, otherwise this run."""
+    return list(results["trained"].values())[-1] if results["trained"] else results
 
 
 def facts(results: dict) -> list[dict[str, str]]:
@@ -48,9 +54,9 @@ def facts(results: dict) -> list[dict[str, str]]:
             return " ".join(map(text, value))
         return f"{value:.4g}" if isinstance(value, float) else str(value)
 
-    others = {**{f"{name}, chosen": value for name, value in results["chosen"].items()}, **results["environment"],
-              "fingerprint": results["fingerprint"]}
-    return [{name: text(value) for name, value in part.items()} for part in (results["config"], others)]
+    chosen = {f"{name}, chosen": value for name, value in trained(results)["chosen"].items()}
+    others = {**chosen, **results["environment"], "fingerprint": results["fingerprint"]}
+    return [{name: text(value) for name, value in part.items()} for part in (trained(results)["config"], others)]
 
 
 def figures(results: dict) -> dict[str, Figure]:
@@ -173,7 +179,7 @@ trained {{ run.epochs | length }} epochs in {{ "%.0f" | format(run.seconds.train
 {% else %}
 tested from a checkpoint of epoch {{ run.history[-1].epoch }},
 {% endif %}
-seed {{ run.config.seed }}. {{ "{:,}".format(run.sizes.query) }} queries, {{ "{:,}".format(run.sizes.retrieval) }}
+seed {{ trained.config.seed }}. {{ "{:,}".format(run.sizes.query) }} queries, {{ "{:,}".format(run.sizes.retrieval) }}
 database items, {{ "{:,}".format(run.sizes.train) }} training pairs.</p>
 
 <h2>Mean average precision</h2>
@@ -265,7 +271,7 @@ def main(argv: list[str] | None = None) -> Path:
         written = write_report(path.with_name("report.html"), results)
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; give the folder of a finished run") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, TemplateError) as error:
         if isinstance(error, InputError):
             raise
         raise InputError(f"{path}: not the metrics of a run of this version ({type(error).__name__}: {error}); "

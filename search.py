@@ -25,7 +25,6 @@ from typing import NamedTuple
 # Before numpy and torch load: see ICMR.py.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import h5py
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet
@@ -36,13 +35,12 @@ import extract_features
 import metric
 import search_page
 import shards
-from array_files import library_errors
 from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
 from gallery import clip, columns_of, shown
 from ICMR import choose_device
 from index import SIDECAR, Hits, Index
-from load_data import SPLITS, Dataset, load_dataset
+from load_data import SPLITS, Dataset, attributes, load_dataset
 
 ENCODERS = {"image": "EfficientNet-Lite0", "text": "all-MiniLM-L6-v2"}  # of extract_features, as data sets name them
 OTHER = {"image": "text", "text": "image"}
@@ -81,8 +79,8 @@ def read_items(options: argparse.Namespace, modality: str) -> Items:
     return Items(split.image.numpy() if modality in ("image", "both") else None,
                  split.text.numpy() if modality in ("text", "both") else None,
                  split.index if ids is None else ids, {**split.meta, **captions},
-                 {"dataset": data.name, "path": str(data.path), "fingerprint": data.fingerprint,
-                  "split": options.split, "encoders": encoders_of(data)})
+                 {"dataset": data.name, "path": str(data.path.absolute()), "fingerprint": data.fingerprint,
+                  "split": options.split, "encoders": attributes(data).get("encoders")})
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -104,22 +102,10 @@ def rows_of(array: np.ndarray) -> int:
 
 def read_lines(path: Path) -> np.ndarray:
     try:
-        return np.array(path.read_text("utf-8").splitlines(), dtype=object)
+        return np.array(path.read_text("utf-8").removesuffix("\n").split("\n"), dtype=object)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read as UTF-8 text ({reason})") from None
-
-
-def encoders_of(data: Dataset) -> str | None:
-    """What made a data set's features: the attribute ``encoders`` that ``extract_features`` writes; None without it."""
-    if data.path is None or data.path.is_dir():
-        files = [] if data.path is None else [path for path in data.path.iterdir() if path.suffix in (".h5", ".hdf5")]
-    else:
-        files = [data.path]
-    if len(files) != 1 or files[0].suffix not in (".h5", ".hdf5"):
-        return None
-    with library_errors(str(files[0])), h5py.File(files[0]) as file:
-        return file.attrs.get("encoders")
 
 
 def encode_new(index: Index, modality: str, given: str) -> np.ndarray:
@@ -189,7 +175,7 @@ def describe(index: Index, hits: Hits) -> list[dict]:
         row = {"rank": rank, "id": int(item), "distance": int(hits.distance[rank - 1])}
         if hits.score is not None:
             row["score"] = round(float(hits.score[rank - 1]), 4)
-        rows.append({**row, **columns})
+        rows.append({**row, **columns, **row})  # a column named as a field of the hit must not replace it
     return rows
 
 
@@ -290,6 +276,8 @@ def query(options: argparse.Namespace) -> None:
         raise InputError("--rerank and --radius: give one of them; a radius has no best N")
     if options.images is not None and options.gallery is None:
         raise InputError("--images: the pictures are for the page; give --gallery too")
+    if options.images is not None and not options.images.is_dir():
+        raise InputError(f"--images {options.images}: no such folder; expected the folder of the image files")
     folder = options.folder or newest()
     with opened(folder) as index:
         if index is None:
@@ -387,8 +375,9 @@ def evaluate(options: argparse.Namespace) -> None:
     print(f"{'':<32}  mAP@50  recall@10")
     print(f"{'Hamming, ties averaged':<32}  {expected:.4f}")
     for number in (None, *(n for n in options.rerank if n <= len(index))):
-        rows = np.searchsorted(index.ids, index.query_encoded(x, 50, number).id)
-        relevant = np.stack([item_labels[found] @ label > 0 for found, label in zip(rows, labels)])
+        ids = index.query_encoded(x, 50, number).id
+        rows = np.where(ids == -1, -1, np.searchsorted(index.ids, ids))
+        relevant = np.stack([(item_labels[found] @ label > 0) & (found != -1) for found, label in zip(rows, labels)])
         precision = relevant.cumsum(axis=1) / np.arange(1, 51)
         average = (precision * relevant).sum(axis=1) / np.maximum(relevant.sum(axis=1), 1)
         recall = np.mean([np.isin(best, found[:10]).mean() for best, found in zip(nearest, rows)])

@@ -51,6 +51,26 @@ def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor
     return torch.softmax(similarity.fill_diagonal_(-torch.inf) / temperature, dim=1)
 
 
+def nearest_codes(image: Tensor, text: Tensor, alike: float) -> Tensor:
+    """Which pairs of a batch have the most similar codes: rows of 1 / k for the k nearest by Hamming distance.
+
+    A pair's code is the sign of the sum of its two sides, as in late fusion; k is the share ``alike`` of the batch.
+    Nearest neighbours in the space being learned serve as positives as in NNCLR (Dwibedi et al., ICCV 2021), here for
+    codes and within the batch.
+
+    Args:
+        image, text: (B, bits) each, x of tanh(scale * x).
+
+    Returns:
+        (B, B), rows adding up to 1, 0 for the pair itself.
+    """
+    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
+        codes = torch.where(image + text >= 0, 1.0, -1.0)
+        similarity = (codes @ codes.T).fill_diagonal_(-torch.inf)
+        nearest = similarity.topk(max(1, round(alike * len(codes))), dim=1).indices
+        return torch.zeros_like(similarity).scatter_(1, nearest, 1 / nearest.shape[1])
+
+
 def structure_temperature(image: Tensor, text: Tensor, batch: int, alike: float) -> float:
     """The temperature at which a pair is like the share ``alike`` of its batch, on average.
 

@@ -31,6 +31,7 @@ import metric
 import plots
 from curves import code_histogram
 from errors import InputError, Parser, exit_on_bad_input
+from load_data import load_dataset
 from model import scale_at
 from plots import BLUE, RED, tr
 
@@ -207,8 +208,9 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ICMR.Config]:
                          "--task, --resume and --use_progressive_hash, and give --hash_lens one number")
     config.eval_every = config.epoch
     if config.checkpoint_dir == ICMR.Config().checkpoint_dir:  # a demonstration doesn't replace trained models
-        run = Path(config.results_dir) / Path(config.dataset).stem / config.run_name
-        config.checkpoint_dir = str(run / "checkpoints")
+        config.check()
+        name = load_dataset(config.dataset, config.data_dir).name
+        config.checkpoint_dir = str(Path(config.results_dir) / name / config.run_name / "checkpoints")
     return options, config
 
 
@@ -223,7 +225,11 @@ def main(argv: list[str] | None = None) -> list[Path]:
     print(f"Training {config.hash_lens[0]} bits on {solver.data.name} for {config.epoch} epochs; "
           f"its log: {solver.run_dir / 'training.log'}")
     with open(solver.run_dir / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        solver.train()
+        try:
+            solver.train()
+        except SystemExit:
+            print("Stopped; the same command starts over.", file=sys.stderr)
+            raise
     x = torch.cat([side for chunk in solver.outputs(solver.data.retrieval) for side in chunk["unpaired"]]).cpu().numpy()
     charts = {"1_stages": draw_stages(solver.stages, config.batch_norm),
               "2_scales": draw_scales(x, config.batch_norm),

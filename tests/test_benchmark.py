@@ -3,12 +3,15 @@
 import contextlib
 import io
 import json
+import multiprocessing
 import statistics
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 
 import benchmark
 import benchmark_table
@@ -84,6 +87,7 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
         assert (where / f"methods_{name}.png").stat().st_size > 5000
 
     # nothing is trained twice; other settings are
+    monkeypatch.setattr(benchmark, "draw", lambda *found: [])
     assert benchmark.main(arguments(folder, *toy)) == output
     printed = capsys.readouterr()
     assert "8 trainings, 8 of them found finished" in printed.out and "other code" not in printed.err
@@ -136,21 +140,35 @@ def test_the_effects_of_the_scale():
     assert benchmark_table.variation(straight) == 0 and benchmark_table.variation(jumping) == pytest.approx(4)
 
 
-def test_progressive_hashing_keeps_its_gain(tmp_path):
-    """On OpenMoji, 40 epochs, 16 and 32 bits. With seeds 0, 1, 2 the gain was 2.4, 1.9, 2.0 points of mAP@all."""
-    last = {}
-    for progressive in (True, False):
-        config = ICMR.Config(dataset="openmoji", data_dir=str(ROOT / "data"), epoch=40, eval_every=40, device="cpu",
-                             precision="float32", hash_lens=[16, 32], use_progressive_hash=progressive,
-                             results_dir=str(tmp_path / "results"), checkpoint_dir=str(tmp_path / "checkpoints"))
-        solver = ICMR.Solver(config)
+def last_evaluation(folder, progressive):
+    torch.set_num_threads(1)
+    own = str(folder / str(progressive))
+    solver = ICMR.Solver(ICMR.Config(
+        dataset=str(folder / "digits.npz"), epoch=100, eval_every=100, device="cpu", precision="float32",
+        use_progressive_hash=progressive, results_dir=own, checkpoint_dir=own))
+    with contextlib.redirect_stdout(io.StringIO()):
         solver.fit()
-        last[progressive] = solver.history[-1]
+    return solver.history[-1]
+
+
+def test_progressive_hashing_keeps_its_gain(tmp_path):
+    """On the halves of handwritten digits (PROGRESSIVE_HASH_DOCUMENTATION.md), the mean of four code lengths.
+
+    Over five seeds the gain was 2.6 points of mAP@all, with a standard deviation of 0.4.
+    """
+    digits = load_digits()
+    left, right = (half.reshape(-1, 32) for half in np.split(digits.images, 2, axis=2))
+    order = np.random.default_rng(0).permutation(len(left))
+    np.savez(tmp_path / "digits.npz", image=left, text=right, label=digits.target, train_idx=order[300:],
+             query_idx=order[:300], retrieval_idx=order[300:])
+    with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as side_by_side:
+        last = dict(zip((True, False), side_by_side.map(last_evaluation, [tmp_path] * 2, (True, False))))
+    lengths = ("16", "32", "64", "128")
 
     def mean(progressive):
         return 100 * np.mean([last[progressive][bits]["unpaired"][way]["map"]
-                              for bits in ("16", "32") for way in ("i2t", "t2i")])
+                              for bits in lengths for way in ("i2t", "t2i")])
 
-    assert mean(True) > mean(False) + 1
-    for bits in ("16", "32"):
+    assert mean(True) > mean(False) + 1.3
+    for bits in lengths:
         assert last[True][bits]["quantization_error"] < last[False][bits]["quantization_error"] / 10

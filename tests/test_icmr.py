@@ -88,6 +88,22 @@ def test_a_tested_checkpoint_gives_the_figures_of_training(small, train, test):
     alike(ICMR.main(arguments(small, "--task", test))["final"], trained["final"])
 
 
+def test_the_metrics_of_a_test_say_how_the_model_was_trained(small):
+    ICMR.main(arguments(small, "--seed", "5", "--scale_max", "3"))
+    found = ICMR.main(arguments(small, "--task", "3"))
+    assert list(found["trained"]) == ["4", "8"] and found["config"]["seed"] == 0
+    trained = found["trained"]["8"]
+    assert (trained["config"]["seed"], trained["config"]["scale_max"], trained["epoch"]) == (5, 3.0, 3)
+    assert set(trained["chosen"]["temperature"]) == {"4", "8"}
+    pages = [page.read_text(encoding="utf-8") for page in (small / "results").glob("*/*/report.html")]
+    assert len(pages) == 2 and all("seed 5." in page and "seed 0." not in page for page in pages)
+
+
+def test_runs_that_start_together_keep_their_results_apart(small):
+    folders = [ICMR.unused(small / "results" / "toy" / "run") for _ in range(3)]
+    assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
+
+
 def test_models_of_different_trainings_are_tested_with_a_warning(small, capsys):
     ICMR.main(arguments(small))
     ICMR.main(arguments(small, "--hash_lens", "4", "--epoch", "1"))
@@ -131,6 +147,24 @@ def test_a_stopped_run_goes_on_to_the_same_weights(small, capsys, monkeypatch, n
     assert same(weights(small), expected) and resumed["history"] == whole["history"]
 
 
+def test_a_run_stopped_after_the_last_step_of_an_epoch_goes_on(small, capsys, monkeypatch):
+    train = arguments(small, "--batch_size", "48")  # one step an epoch
+    ICMR.main(train)
+    whole = weights(small)
+    once = ICMR.Solver.observe
+
+    def stop(self, *batch):
+        self.stop_signal = signal.SIGTERM if self.epoch == 1 else self.stop_signal
+        once(self, *batch)
+
+    monkeypatch.setattr(ICMR.Solver, "observe", stop)
+    with pytest.raises(SystemExit):
+        ICMR.main(train)
+    monkeypatch.undo()
+    ICMR.main([*train, "--resume"])
+    assert same(weights(small), whole)
+
+
 def test_a_killed_run_goes_on_to_the_same_weights(small):
     settings = arguments(small, "--epoch", "60", "--eval_every", "2")
     ICMR.main(settings)
@@ -162,7 +196,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(small):
     (["--run_name", "../elsewhere"], "inside results_dir"),
     (["--hash_lens", "8", "8"], "different"),
     (["--dataset", "nothing"], "nothing"),
-    (["--task", "3"], "train first"),
+    (["--task", "3"], "or train it"),
     (["--resume"], "no such checkpoint"),
     (["--device", "tpu"], "--device tpu"),
 ])
@@ -301,6 +335,7 @@ def test_real_data_trains_by_path(tmp_path, name):
 
 
 @pytest.mark.parametrize("wrong, complaint", [
-    (["--scale_max", "1e200"], "--scale_max"), (["--hidden", "100000000000"], "--hidden")])
+    (["--scale_max", "1e200"], "--scale_max"), (["--hidden", "99999999999999999999"], "--hidden"),
+    (["--hash_lens", "40000"], "--hash_lens")])
 def test_settings_beyond_all_measure_end_in_one_line(small, capsys, wrong, complaint):
     assert complaint in refused(capsys, arguments(small, *wrong))

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from array_files import open_arrays
 from errors import InputError
-from load_data import SPLITS, Dataset, dataset_from_arrays, load_dataset, main, save_hdf5
+from load_data import SPLITS, Dataset, attributes, dataset_from_arrays, load_dataset, main, save_hdf5
 
 ROOT = Path(__file__).parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -385,6 +385,14 @@ def test_class_numbers_become_one_hot_over_all_splits(form, first, tables):
     assert dataset.label_names == ["a", "c", "e"]
     assert dataset.query.label.tolist() == [[1, 0, 0], [0, 1, 0], [0, 1, 0], [1, 0, 0], [0, 1, 0], [1, 0, 0]]
     assert dataset.retrieval.label[:2].tolist() == [[1, 0, 0], [0, 0, 1]]
+
+
+def test_names_that_may_be_of_either_class_are_refused(tables):
+    for split in tables.values():
+        split["label"] = np.arange(len(split["label"])) % 3 + 1
+    with pytest.raises(InputError, match="found 5 names for class numbers from 1 to 3, which may be counted"):
+        dataset_from_arrays(**tables, label_names=list("abcde"))
+    assert dataset_from_arrays(**tables, label_names=list("abc")).label_names == list("abc")
 
 
 def test_a_column_of_zeros_and_ones_is_two_classes(tables):
@@ -977,6 +985,16 @@ def test_converting_keeps_names_and_a_train_split_of_its_own(tmp_path, tables):
     again = load_dataset(tmp_path / "out.h5")
     assert again.label_names == dataset.label_names and again.fingerprint == dataset.fingerprint
     assert_holds(again, tables, columns=True)
+
+
+def test_converting_keeps_the_attributes_and_the_file_it_reads(tmp_path):
+    openmoji = load_dataset("openmoji", ROOT / "data")
+    save_hdf5(openmoji, tmp_path / "out.h5")
+    again = load_dataset(tmp_path / "out.h5")
+    assert {"licence", "attribution", "encoders"} <= attributes(again).keys()
+    assert attributes(again) == attributes(openmoji)
+    with pytest.raises(InputError, match="the data set's own file"):
+        save_hdf5(again, tmp_path / "out.h5")
 
 
 def test_the_command_ends_bad_input_with_one_line_and_status_2(tmp_path, capsys):

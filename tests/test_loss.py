@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loss import BalancedContrastiveLoss, ContrastiveLoss
-from structure import contrast_temperatures, shared_space, structure_targets, structure_temperature
+from structure import contrast_temperatures, nearest_codes, shared_space, structure_targets, structure_temperature
 
 
 def naive(image, text, temperature, structure=None, share=0.0):
@@ -63,6 +63,19 @@ def test_structure_targets_are_distributions_without_the_pair_itself():
     targets = structure_targets(*shared_space(torch.randn(50, 12), torch.randn(50, 5)), 0.1)
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(50))
     assert targets.diagonal().abs().max() == 0 and targets.min() >= 0
+
+
+def test_nearest_codes_are_those_of_the_smallest_hamming_distance():
+    torch.manual_seed(0)
+    image, text = torch.randn(2, 40, 64).double()
+    found = nearest_codes(image, text, 0.1)
+    assert found.dtype == torch.float32 and not found.requires_grad
+    torch.testing.assert_close(found.sum(dim=1), torch.ones(40))
+    code = image + text >= 0
+    for row, distance in zip(found, (code[:, None] != code).sum(dim=2).fill_diagonal_(65)):
+        assert sorted(row.unique().tolist()) == [0, 0.25] and (row > 0).sum() == 4  # a tenth of 40
+        assert distance[row > 0].max() <= distance[row == 0].sort().values[:-1].min()  # the last is the pair itself
+    assert (nearest_codes(image, text, 0.0) > 0).sum(dim=1).tolist() == [1] * 40
 
 
 def test_shared_space_finds_what_the_modalities_share():

@@ -37,7 +37,6 @@ def one_step(folder, name):
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
     solver.model.double()
-    solver.bar = ICMR.tqdm(disable=True)
     solver.image, solver.text = solver.image.double(), solver.text.double()
     solver.structure = tuple(side.double() for side in solver.structure)
     for split in (solver.data.query, solver.data.retrieval):

@@ -283,12 +283,13 @@ def rows_for(old, new):
 
 @pytest.mark.parametrize("old, new, expected", [
     ([40, 41], [43, 43], "as expected"), ([40, 41], [41, 41.5], "below expected"), ([40, 41], [39, 40], "worse"),
-    ([40, 41], [45, 40], "unclear"), ([40, 41], [40, 41], "unclear"), ([40], [43], "as expected")])
+    ([40, 41], [45, 40], "unclear"), ([40, 41], [40, 41], "no change"), ([40, 41], [40.1, 42], "unclear"),
+    ([40], [43], "as expected")])
 def test_verdicts(old, new, expected):
     row = rows_for(old, new)[0]
     assert row["verdict"] == expected and row["change"] == pytest.approx(np.mean(new) - np.mean(old))
     words = demo.verdict(rows_for(old, new), "toy")[0]
-    assert ("no improvement" in words) == (expected in ("worse", "unclear"))
+    assert ("no improvement" in words) == (expected in ("worse", "unclear", "no change"))
     assert ("one seed" in words) == (len(old) == 1)
     assert all(len(line) <= 80 for line in demo.table(rows_for(old, new)))
 

@@ -22,7 +22,8 @@ def copy_code(target: Path) -> Path:
     """The files of the root and the data set that comes with them: nothing that a user or a run has put beside them."""
     for path in ROOT.iterdir():
         if path.is_file() and path.suffix in (".py", ".sh", ".txt", ".md", ".ini"):
-            shutil.copy(path, target)
+            shutil.copy2(path, target)  # with its time, so that what is compiled already is used
+    shutil.copytree(ROOT / "__pycache__", target / "__pycache__", dirs_exist_ok=True)
     shutil.copytree(ROOT / "data/openmoji", target / "data/openmoji")
     return target
 
@@ -47,13 +48,17 @@ def one_line(done: subprocess.CompletedProcess) -> str:
 
 @pytest.mark.parametrize("script, dataset", DATASETS.items())
 def test_without_its_data_a_script_says_so_and_trains_on_openmoji(code, script, dataset):
+    trains = dataset == "mirflickr"  # the scripts differ in the data set alone; the others are stopped by a test task
     done = run(code, "bash", str(code / script), *QUICK, "--hash_lens", "16", "--results_dir", "elsewhere",
-               folder=code / "data")  # a script finds its own folder
-    assert done.returncode == 0, done.stderr
+               *([] if trains else ["--task", "3"]), folder=code / "data")  # a script finds its own folder
     paragraph = done.stdout.split("\n\n")[0]
     for words in (f"{dataset} is not here", f"data/{dataset}", "train.pkl", f"{dataset}.h5", "data/README.md",
                   "OpenMoji", f"not {dataset}'s"):
         assert words in paragraph
+    if not trains:
+        assert "openmoji_hash_16.pth: no such checkpoint" in one_line(done)
+        return
+    assert done.returncode == 0, done.stderr
     last = done.stdout.splitlines()[-1]
     assert last.startswith("elsewhere/openmoji/") and (code / last).is_file()
     assert [path.name for path in (code / "checkpoints/hash").glob("*_16.pth")] == ["openmoji_hash_16.pth"]
@@ -107,11 +112,16 @@ def commands(readme: str) -> list[list[str]]:
 
 @pytest.mark.parametrize("readme", READMES)
 def test_every_command_of_a_readme(code, readme):
-    """In the README's order, shortened. Those on the reader's own data say in one line that it isn't there."""
+    """In the README's order, shortened. Those on the reader's own data say in one line that it isn't there.
+
+    What a translation has in common with README.md is run once.
+    """
     if not (ROOT / readme).exists():
         pytest.skip(f"{readme} is not there")
     ran = commands(readme)
     assert ["bash", "test-flickr.sh"] in ran and ["bash", "run_tests.sh"] in ran
+    if readme != READMES[0]:
+        ran = [command for command in ran if command not in commands(READMES[0])]
     for command in ran:
         assert (code / command[1]).is_file(), command
         if command[1] == "run_tests.sh":
@@ -130,18 +140,21 @@ def test_every_file_that_a_page_links_to_is_there(page):
 
 
 def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
-    def end(body: str) -> subprocess.Popen:
+    def end(body: str, stdout=subprocess.PIPE) -> subprocess.Popen:
         # A process started in the background may have been told to ignore Ctrl-C.
         script = ("import errors, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
                   f"@errors.exit_on_bad_input\ndef main():\n    {body}\nmain()")
-        return subprocess.Popen([sys.executable, "-u", "-c", script], cwd=ROOT, stdout=subprocess.PIPE,
+        return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=stdout,
                                 stderr=subprocess.PIPE, text=True)
 
-    unread = end("while True: print('line')")
+    unread = end("while True: print('line', flush=True)")
     unread.stdout.readline()
     unread.stdout.close()
     assert (unread.stderr.read(), unread.wait(60)) == ("", 128 + signal.SIGPIPE)
-    stopped = end("print('ready'); time.sleep(60)")
+    with open("/dev/full", "w") as full:
+        lost = end("print('line')", stdout=full)
+        assert (lost.stderr.read(), lost.wait(60)) == ("error: cannot write the output: the disk is full\n", 2)
+    stopped = end("print('ready', flush=True); time.sleep(60)")
     stopped.stdout.readline()
     stopped.send_signal(signal.SIGINT)
     assert stopped.communicate(timeout=60) == ("", "Stopped.\n") and stopped.returncode == 128 + signal.SIGINT
