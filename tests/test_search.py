@@ -744,7 +744,7 @@ def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, cap
     block = block.replace('load_dataset("openmoji")', f'load_dataset("toy", {str(toy / "data")!r})')
     block = block.replace("checkpoints/hash/openmoji_hash_64.pth", str(toy / "toy_hash_12.pth"))
     exec(compile(block, "SEARCH.md", "exec"), {})
-    assert "item <" in capsys.readouterr().out and len(Index.load("index/mine/64")) == ITEMS + QUERIES
+    assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS + QUERIES
 
 
 @pytest.mark.parametrize("width", [40, 41, 42, 43])
