@@ -134,8 +134,8 @@ class Config:
         require(not Path(self.run_name).is_absolute() and ".." not in Path(self.run_name).parts, "run_name",
                 "the name of a folder inside results_dir/<dataset>")
         require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1")
-        require(bool(self.hash_lens) and all(type(b) is int and 1 <= b <= metric.LONGEST
-                                                    for b in self.hash_lens)
+        require(bool(self.hash_lens)
+                and all(type(b) is int and 1 <= b <= metric.LONGEST for b in self.hash_lens)
                 and len(set(self.hash_lens)) == len(self.hash_lens), "hash_lens",
                 f"one or more different numbers of bits, each from 1 to {metric.LONGEST}")
 
@@ -339,7 +339,7 @@ class Solver:
         codes = model.ImageMlp.binarize(x, scale)
         self.observe(scale * x if config.use_progressive_hash else x, codes)
         if structure is not None and config.code_weight:
-            nearest = nearest_codes(*x.detach().chunk(2), config.alike)
+            nearest = nearest_codes(*x.chunk(2), config.alike)
             structure = torch.lerp(structure, nearest.to(structure.dtype), config.code_weight)
         loss = sum(self.criteria[bits](*code.chunk(2), structure)
                    for bits, code in model.split(codes).items()) / len(config.hash_lens)

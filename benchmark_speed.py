@@ -140,8 +140,7 @@ def arrays(train: int, query: int, retrieval: int, width: int, classes: int) -> 
 def solver(dataset: str, folder: str, **settings) -> ICMR.Solver:
     """A solver before its first epoch, writing into ``folder``."""
     settings = dict(dataset=dataset, results_dir=folder, checkpoint_dir=folder) | settings
-    made = ICMR.Solver(ICMR.Config(**settings))
-    return made
+    return ICMR.Solver(ICMR.Config(**settings))
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------

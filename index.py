@@ -226,7 +226,7 @@ class Index:
         for name, file in about["files"].items():
             # What a parser reads must be what was written; the rest is compared where that takes no time.
             if name in ("model.pth", "faiss.index") or file["bytes"] <= _QUICKLY_READ:
-                _check_hash(inside / name, about["files"][name]["sha256"])
+                _check_hash(inside / name, file["sha256"])
         model, _ = _load_model(inside / "model.pth")
         width = -(-about["bits"] // 8)
         codes = _map(inside / "codes.npy", np.uint8, (about["count"], width))

@@ -19,11 +19,14 @@ READMES = ("README.md", "README.zh-CN.md")
 
 
 def copy_code(target: Path) -> Path:
-    """The files of the root and the data set that comes with them: nothing that a user or a run has put beside them."""
+    """The files of the root, compiled as far as they are, and the data set that comes with them: nothing that a user or
+    a run has put beside them.
+    """
     for path in ROOT.iterdir():
         if path.is_file() and path.suffix in (".py", ".sh", ".txt", ".md", ".ini"):
             shutil.copy2(path, target)  # with its time, so that what is compiled already is used
-    shutil.copytree(ROOT / "__pycache__", target / "__pycache__", dirs_exist_ok=True)
+    if (ROOT / "__pycache__").exists():
+        shutil.copytree(ROOT / "__pycache__", target / "__pycache__")
     shutil.copytree(ROOT / "data/openmoji", target / "data/openmoji")
     return target
 
