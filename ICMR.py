@@ -22,7 +22,7 @@ import shlex
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -33,18 +33,19 @@ from torch.nn.functional import normalize
 from tqdm import tqdm
 
 import checkpoint
+import evaluation
 import metric
 import parallel
 import precision
-from curves import model_curves, unpaired_embeddings
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
-from gallery import sample_retrievals, terminal_lines
-from load_data import Split, load_dataset
+from gallery import sample_retrievals
+from load_data import load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
 from structure import (DIMENSIONS, contrast_temperatures, nearest_codes, shared_space, structure_targets,
                        structure_temperature)
+from terminal import summary, table, terminal_lines
 
 
 class Config:
@@ -414,86 +415,15 @@ class Solver:
 
     # --- testing ------------------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def outputs(self, split: Split, part: slice = slice(None),
-                rows: int = 2048) -> Iterator[dict[str, list[Tensor]]]:
-        """The model's outputs for a split, or a part of it, ``rows`` items at a time, by protocol: ``[images, texts]``,
-        or one tensor where both sides are the same.
-        """
-        self.model.eval()
-        images, texts = split.image[part], split.text[part]
-        for start in range(0, len(images), rows):
-            image, text = (side[start:start + rows].to(self.device) for side in (images, texts))
-            chunk = {protocol: list(sides[:1] if sides[0] is sides[1] else sides)
-                     for protocol, sides in self.model(image, text).items()}
-            if not all(torch.isfinite(side).all() for sides in chunk.values() for side in sides):
-                raise InputError(f"the model's outputs are not finite after epoch {self.epoch}: {ADVICE}")
-            yield chunk
-
-    def encode(self, split: Split, part: slice = slice(None)) -> tuple[dict[str, list[Tensor]], Tensor]:
-        """The +-1 codes of a split, all lengths side by side, and how far its unpaired codes are from their signs.
-
-        Returns:
-            By protocol ``[images, texts]``, or one tensor where both are the same, int8 (n, bits of all lengths);
-            and for each bit the sum over images and texts of (abs(tanh(scale * x)) - 1)^2 at the largest scale.
-        """
-        scale = self.test_scale if self.model.ImageMlp.use_progressive else 1.0
-        codes: dict[str, list[list[Tensor]]] = {}
-        error = torch.zeros(sum(self.model.hash_lens), dtype=torch.float64)
-        for chunk in self.outputs(split, part):  # what is kept of it takes a byte for each bit
-            for protocol, sides in chunk.items():
-                codes.setdefault(protocol, []).append([(2 * (x >= 0).to(torch.int8) - 1).cpu() for x in sides])
-            for x in chunk["unpaired"]:
-                error += ((torch.tanh(scale * x).abs() - 1) ** 2).sum(dim=0, dtype=torch.float64).cpu()
-        return {protocol: [torch.cat(side) for side in zip(*chunks)] for protocol, chunks in codes.items()}, error
-
     def evaluate(self) -> dict:
         """mAP of both directions in both protocols: ``["16"]["unpaired"]["i2t"]["map@50"]``; ``"real"`` for fusion.
 
         The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
-        return self.evaluate_codes() if self.hashing else {"real": self.evaluate_real()}
-
-    def evaluate_codes(self) -> dict:
-        data, model = self.data, self.model
-        part = parallel.part(len(data.retrieval))  # of the database; the counts of its parts add up
-        (query, _), (retrieval, error) = self.encode(data.query), self.encode(data.retrieval, part)
-        rankings = {(bits, protocol, way): (code.numpy(), model.split(retrieval[protocol][item])[bits].numpy())
-                    for protocol, sides in query.items() for way, (side, item) in WAYS.items()
-                    if way == "i2t" or len(sides) == 2  # otherwise t2i is the same ranking
-                    for bits, code in model.split(sides[side]).items()}
-        histograms = map(parallel.total, metric.hamming_histograms(list(rankings.values()), data.query.label,
-                                                                   data.retrieval.label[part]))
-        found = {ranking: metric.maps_from_histogram(histogram) for ranking, histogram in zip(rankings, histograms)}
-        signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
-        error, balance = parallel.total(error.numpy()), np.abs(parallel.total(signs.numpy())).sum(axis=0)
-        statistics = model.split(torch.tensor(np.stack([error, balance])) / (2 * len(data.retrieval)))
-        return {str(bits): {
-            **{protocol: {way: dict(found.get((bits, protocol, way)) or found[bits, protocol, "i2t"]) for way in WAYS}
-               for protocol in query},
-            "quantization_error": float(statistics[bits][0].mean()),
-            "bit_balance": float(statistics[bits][1].mean())} for bits in model.hash_lens}
-
-    def evaluate_real(self) -> dict:
-        """As :meth:`evaluate`, by cosine: every process ranks the whole database for its part of the queries."""
-        data, part = self.data, parallel.part(len(self.data.query))
-
-        def joined(chunks: Iterable[dict[str, list[Tensor]]]) -> dict[str, list[np.ndarray]]:
-            chunks = list(chunks)
-            return {protocol: [torch.cat(side).numpy(force=True) for side in zip(*(c[protocol] for c in chunks))]
-                    for protocol in chunks[0]}
-
-        query, retrieval = joined(self.outputs(data.query, part)), joined(self.outputs(data.retrieval))
-        figures = {}
-        for protocol, sides in query.items():
-            figures[protocol] = {}
-            for way, (side, item) in WAYS.items():
-                found = metric.evaluate_cosine(sides[side], retrieval[protocol][item], data.query.label[part],
-                                               data.retrieval.label)
-                sums = parallel.total(np.array(list(found.values())) * len(sides[side]))
-                figures[protocol][way] = dict(zip(found, (sums / len(data.query)).tolist()))
-        return figures
+        if self.hashing:
+            return evaluation.evaluate_codes(self.model, self.data, self.test_scale)
+        return {"real": evaluation.evaluate_real(self.model, self.data)}
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -621,9 +551,9 @@ class Solver:
                 self.model.to(self.device)
                 self.test_scale = about["config"]["scale_max"]
             if not self.hashing:
-                sides = unpaired_embeddings(self.data, self.outputs)
+                sides = evaluation.embeddings(self.model, self.data)
                 continue
-            found, codes = model_curves(self.model, self.data, self.outputs, self.test_scale)
+            found, codes = evaluation.model_curves(self.model, self.data, self.test_scale)
             curves |= found
             if str(max(self.lengths)) in found:
                 sides = codes
@@ -660,7 +590,6 @@ WIDEST = 2**16  # of a hidden layer: more is a slip of the keyboard
 SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
          ("bit balance", "bit_balance"))  # of an epoch's log, on its line
 ADVICE = "stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature"
-WAYS = {"i2t": (0, -1), "t2i": (-1, 0)}  # the sides of query and item: images first, texts last
 SAME_DATA = ("dataset", "image_dim", "text_dim", "fingerprint")  # in the order that explains most
 MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "tensorboard", "resume"}  # on resuming
 
@@ -728,49 +657,6 @@ def environment(device: torch.device) -> dict:
     return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
             "platform": platform.platform(), "device": str(device), "threads": torch.get_num_threads(),
             "gpu": torch.cuda.get_device_name(device) if device.type == "cuda" else None}
-
-
-def summary(figures: dict) -> list[str]:
-    """A line for each code length: I2T and T2I, mAP@all / mAP@50."""
-    lines = []
-    for name, result in figures.items():
-        if name != "epoch":
-            cells = [f"{protocol} I2T {result[protocol]['i2t']['map']:.4f} / {result[protocol]['i2t']['map@50']:.4f}, "
-                     f"T2I {result[protocol]['t2i']['map']:.4f} / {result[protocol]['t2i']['map@50']:.4f}"
-                     for protocol in ("unpaired", "paired")]
-            lines += [f"{name + ':':5} {cells[0]}", f"      {cells[1]}"]
-    return lines
-
-
-def table(results: dict) -> list[str]:
-    """The last evaluation as an aligned table, at most 80 columns wide."""
-    sizes = results["sizes"]
-    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last): tie-aware mAP, "
-             f"{sizes['query']:,} queries x {sizes['retrieval']:,} items", "",
-             "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
-             "           I2T             T2I              I2T             T2I         quant.",
-             "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
-    for bits, result in results["final"].items():
-        cells = ["  ".join(f"{result[protocol][way][cut]:.4f}" for cut in ("map", "map@50"))
-                 for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")]
-        error = result.get("quantization_error")
-        lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
-                     + ("" if error is None else f"   {error:.3f}"))
-    return lines + best(results["history"]) + [""]
-
-
-def best(history: list[dict]) -> list[str]:
-    """The last evaluation beside the best one, if there were several."""
-    if len(history) < 2:
-        return []
-    lines = ["", "Report the last epoch. The best was chosen with the queries' labels:",
-             "      unpaired mAP@all, mean of I2T and T2I", "bits    last    best  at epoch"]
-    for bits in history[-1]:
-        if bits != "epoch":
-            scores = [sum(entry[bits]["unpaired"][way]["map"] for way in ("i2t", "t2i")) / 2 for entry in history]
-            epoch = history[int(np.argmax(scores))]["epoch"]
-            lines.append(f"{bits:>4}  {scores[-1]:.4f}  {max(scores):.4f}  {epoch:8}")
-    return lines
 
 
 def parse(argv: list[str] | None = None) -> Config:

@@ -34,6 +34,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import ICMR
 import metric
 from errors import InputError, Parser, exit_on_bad_input
+from evaluation import WAYS, encode, rankings
 from files import check_writable, write_atomically
 from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
 from precision import now
@@ -189,9 +190,10 @@ def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict
     made = solver(dataset, folder, **common)
     data = made.data
     labels = [split.label.numpy().astype(np.float32) for split in (data.query, data.retrieval)]
-    (query, _), (retrieval, _) = made.encode(data.query), made.encode(data.retrieval)
-    codes = {bits: [made.model.split(side["unpaired"][0])[bits].numpy().astype(np.float32)
-                    for side in (query, retrieval)] for bits in made.model.hash_lens}
+    query, retrieval = (encode(made.model, split) for split in (data.query, data.retrieval))
+    codes = {bits: [side.astype(np.float32) for side in sides]
+             for (bits, protocol, way), sides in rankings(made.model, query, retrieval).items()
+             if protocol == "unpaired" and way == "i2t"}
 
     def reference() -> float:
         started = time.perf_counter()
@@ -200,8 +202,8 @@ def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict
         return 2 * (time.perf_counter() - started) * len(data.query) / min(queries, len(data.query))
 
     def both_directions() -> None:
-        rankings = [tuple(each) for each in codes.values()]  # the other direction takes as long: it is not another code
-        for histogram in metric.hamming_histograms(rankings * 2, data.query.label, data.retrieval.label):
+        pairs = [tuple(each) for each in codes.values()]  # the other direction takes as long: it is not another code
+        for histogram in metric.hamming_histograms(pairs * 2, data.query.label, data.retrieval.label):
             for topk in (None, 50):
                 metric.map_from_histogram(histogram, topk)
 
@@ -300,7 +302,7 @@ def accuracy(seeds: int, folder: str, common: dict) -> dict:
                 made.trainhash(ICMR.scale_at(done / max(made.config.epoch - 1, 1), made.config.scale_min,
                                                made.config.scale_max))
             figures = made.evaluate()
-            return [statistics.mean(figures[str(bits)]["unpaired"][way]["map"] for way in ICMR.WAYS)
+            return [statistics.mean(figures[str(bits)]["unpaired"][way]["map"] for way in WAYS)
                     for bits in lengths]
 
         found["fast"].append(run(list(LENGTHS), common.get("precision", "auto")))

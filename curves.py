@@ -12,72 +12,16 @@ interpolated within them.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
-import torch
 from numpy.typing import ArrayLike
-from torch import Tensor
 
 import metric
-from load_data import Dataset, Split
-from model import HashModel
 
 RECALL_LEVELS = np.arange(1, 51) / 50
 NS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
 BINS = 40
-Outputs = Callable[[Split], Iterable[dict[str, list[Tensor]]]]
-
-
-def model_curves(model: HashModel, data: Dataset, outputs: Outputs, scale: float) -> tuple[dict, list[np.ndarray]]:
-    """The curves of every code length of ``model``, and the unpaired +-1 codes of its longest.
-
-    What is held of an item is one byte a bit: memory stays small beside the features.
-
-    Args:
-        outputs: gives the model's outputs for a split, some rows at a time, by protocol: images and texts, or one
-            tensor where both are the same (``Solver.outputs``).
-        scale: that of the codes before the sign, for their histogram.
-
-    Returns:
-        What the module describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
-        retrieval texts.
-    """
-    counts = {bits: np.zeros(BINS, np.int64) for bits in model.hash_lens}
-    codes: list[dict[str, list[np.ndarray]]] = []
-    for split in (data.query, data.retrieval):
-        chunks: dict[str, list[list[np.ndarray]]] = {}
-        for chunk in outputs(split):
-            for protocol, sides in chunk.items():
-                chunks.setdefault(protocol, []).append([metric.sign_codes(x.cpu().numpy()) for x in sides])
-            if split is data.retrieval:
-                for x in chunk["unpaired"]:
-                    for bits, values in model.split(model.ImageMlp.binarize(x, scale)).items():
-                        counts[bits] += np.histogram(values.cpu().numpy(), BINS, (-1, 1))[0]
-        codes.append({protocol: [np.concatenate(side) for side in zip(*parts)] for protocol, parts in chunks.items()})
-    query, retrieval = codes
-
-    rankings, start = {}, 0
-    for bits in model.hash_lens:  # side by side in the codes
-        part = slice(start, start + bits)
-        start += bits
-        for protocol, asked in query.items():
-            rankings[bits, protocol, "i2t"] = asked[0][:, part], retrieval[protocol][-1][:, part]
-            if len(asked) == 2:  # otherwise t2i is the same ranking
-                rankings[bits, protocol, "t2i"] = asked[1][:, part], retrieval[protocol][0][:, part]
-        if bits == max(model.hash_lens):
-            longest = [side[:, part] for sides in (query, retrieval) for side in sides["unpaired"]]
-    histograms = metric.hamming_histograms(list(rankings.values()), data.query.label, data.retrieval.label)
-    found = {ranking: curves_of(histogram) for ranking, histogram in zip(rankings, histograms)}
-    return {str(bits): {"code_histogram": _shares(counts[bits]), **{
-        protocol: {way: found.get((bits, protocol, way)) or found[bits, protocol, "i2t"] for way in ("i2t", "t2i")}
-        for protocol in query}} for bits in model.hash_lens}, longest
-
-
-def unpaired_embeddings(data: Dataset, outputs: Outputs) -> list[np.ndarray]:
-    """The embeddings (n, width) of query images, query texts, retrieval images and retrieval texts, each alone."""
-    parts = [[chunk["unpaired"] for chunk in outputs(split)] for split in (data.query, data.retrieval)]
-    return [torch.cat(side).cpu().numpy() for split in parts for side in zip(*split)]
 
 
 def curves_of(histogram: np.ndarray) -> dict[str, list[float]]:
@@ -116,10 +60,16 @@ def precision_at_recall(histogram: ArrayLike, levels: ArrayLike) -> np.ndarray:
 
 def code_histogram(codes: ArrayLike) -> dict[str, list[float]]:
     """Shares of the values of real codes (n, bits), in [-1, 1], in 40 equal bins."""
-    return _shares(np.histogram(codes, bins=BINS, range=(-1, 1))[0])
+    return shares(code_counts(codes))
 
 
-def _shares(counts: np.ndarray) -> dict[str, list[float]]:
+def code_counts(codes: ArrayLike) -> np.ndarray:
+    """How many values of real codes (n, bits) lie in each of the bins, (40,); the counts of parts add up."""
+    return np.histogram(codes, bins=BINS, range=(-1, 1))[0]
+
+
+def shares(counts: np.ndarray) -> dict[str, list[float]]:
+    """The ``code_histogram`` of counts."""
     return {"edges": _rounded(np.linspace(-1, 1, BINS + 1)), "share": _rounded(counts / counts.sum())}
 
 

@@ -37,10 +37,11 @@ import search_page
 import shards
 from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
-from gallery import clip, columns_of, shown
+from gallery import shown
 from ICMR import choose_device
 from index import SIDECAR, Hits, Index
 from load_data import SPLITS, Dataset, attributes, load_dataset
+from terminal import clip, columns_of
 
 ENCODERS = {"image": "EfficientNet-Lite0", "text": "all-MiniLM-L6-v2"}  # of extract_features, as data sets name them
 OTHER = {"image": "text", "text": "image"}

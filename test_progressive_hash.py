@@ -27,6 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
+import evaluation
 import metric
 import plots
 from curves import code_histogram
@@ -230,7 +231,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         except SystemExit:
             print("Stopped; the same command starts over.", file=sys.stderr)
             raise
-    x = torch.cat([side for chunk in solver.outputs(solver.data.retrieval) for side in chunk["unpaired"]]).cpu().numpy()
+    x = np.concatenate(evaluation.embeddings(solver.model, solver.data)[2:])  # of the database
     charts = {"1_stages": draw_stages(solver.stages, config.batch_norm),
               "2_scales": draw_scales(x, config.batch_norm),
               "3_epochs": draw_epochs(solver.log, config)}

@@ -16,6 +16,7 @@ import ICMR
 import metric
 import plots
 import report
+import terminal
 from load_data import load_dataset
 from test_plots import error_line, make_data, settings
 
@@ -218,7 +219,7 @@ def test_openmoji_ends_with_retrievals_in_emoji(tmp_path, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[-1].endswith("metrics.json") and (Path(lines[-1]).parent / "report.html").is_file()
     start = next(number for number, line in enumerate(lines) if line.startswith("openmoji, after epoch 2"))
-    assert all(gallery.columns_of(line) <= 80 for line in lines[start:-1])
+    assert all(terminal.columns_of(line) <= 80 for line in lines[start:-1])
     samples = [line for line in lines[start:] if " -> " in line]
     assert len(samples) == 6
     first = results["gallery"]["i2t"][0]
@@ -233,5 +234,5 @@ def test_openmoji_ends_with_retrievals_in_emoji(tmp_path, capsys):
 
 def test_emoji_that_only_openmoji_can_show_are_left_out():
     assert gallery.shown("\ue04f") == "" and gallery.shown("😀") == "😀"
-    assert gallery.clip("日本語", 5) == "日本 " and gallery.clip("ab", 4) == "ab  "
-    assert gallery.columns_of("a日e\u0301") == 4
+    assert terminal.clip("日本語", 5) == "日本 " and terminal.clip("ab", 4) == "ab  "
+    assert terminal.columns_of("a日e\u0301") == 4

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import benchmark_speed
+import evaluation
 import ICMR
 import load_data
 import metric
@@ -71,7 +72,7 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
 
 def test_outputs_in_blocks_are_those_of_the_whole_split(small):
     solver = ICMR.Solver(ICMR.parse(toy_arguments(small)))
-    whole, blocks = (list(solver.outputs(solver.data.retrieval, rows=rows)) for rows in (1000, 16))
+    whole, blocks = (list(evaluation.outputs(solver.model, solver.data.retrieval, rows=rows)) for rows in (1000, 16))
     assert len(whole) == 1 and len(blocks) == 5
     assert len(whole[0]["paired"]) == 1 and len(whole[0]["unpaired"]) == 2  # late fusion: one code for both sides
     for protocol, sides in whole[0].items():

@@ -1,0 +1,161 @@
+"""What a model reaches on the query and retrieval splits: its outputs and codes, their mAP and statistics, its curves.
+
+With several processes each holds a part of the database (of the queries, for cosines); the counts of the parts add up.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import metric
+import parallel
+from curves import code_counts, curves_of, shares
+from errors import InputError
+from load_data import Dataset, Split
+from model import FusionModel, HashModel
+
+Model = FusionModel | HashModel
+WAYS = {"i2t": (0, -1), "t2i": (-1, 0)}  # the sides of query and item: images first, texts last
+ROWS = 2048  # items that are encoded at once
+
+
+@torch.no_grad()
+def outputs(model: Model, split: Split, part: slice = slice(None),
+            rows: int = ROWS) -> Iterator[dict[str, list[Tensor]]]:
+    """The model's outputs for a split, or a part of it, ``rows`` items at a time, by protocol: ``[images, texts]``, or
+    one tensor where both sides are the same. Raises :class:`InputError` if one is not finite.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    images, texts = split.image[part], split.text[part]
+    for start in range(0, len(images), rows):
+        image, text = (side[start:start + rows].to(device) for side in (images, texts))
+        chunk = {protocol: list(sides[:1] if sides[0] is sides[1] else sides)
+                 for protocol, sides in model(image, text).items()}
+        if not all(torch.isfinite(side).all() for sides in chunk.values() for side in sides):
+            raise InputError("the model's outputs are not finite: nothing was saved; try a smaller --lr or a larger "
+                             "--temperature")
+        yield chunk
+
+
+def encode(model: HashModel, split: Split, part: slice = slice(None),
+           observe: Callable[[Tensor], None] | None = None) -> dict[str, list[np.ndarray]]:
+    """The +-1 codes of a split, all lengths side by side, by protocol: ``[images, texts]``, or one array where both are
+    the same, int8 (n, bits of all lengths). Of an item no more is kept than a byte for each bit.
+
+    Args:
+        observe: is given x of ``tanh(scale * x)`` of unpaired images and texts, some rows at a time.
+    """
+    codes: dict[str, list[list[np.ndarray]]] = {}
+    for chunk in outputs(model, split, part):
+        for protocol, sides in chunk.items():
+            codes.setdefault(protocol, []).append([torch.where(x >= 0, 1, -1).to(torch.int8).numpy(force=True)
+                                                   for x in sides])
+        for x in chunk["unpaired"] if observe else ():
+            observe(x)
+    return {protocol: [np.concatenate(side) for side in zip(*chunks)] for protocol, chunks in codes.items()}
+
+
+def rankings(model: HashModel, query: dict[str, list[np.ndarray]], retrieval: dict[str, list[np.ndarray]]
+             ) -> dict[tuple[int, str, str], tuple[np.ndarray, np.ndarray]]:
+    """The codes (queries, items) of each ranking, by code length, protocol and direction; t2i is left out where it is
+    the same ranking as i2t.
+    """
+    ends = np.cumsum(model.hash_lens)
+    return {(bits, protocol, way): (sides[asked][:, end - bits:end], retrieval[protocol][stored][:, end - bits:end])
+            for bits, end in zip(model.hash_lens, ends)
+            for protocol, sides in query.items() for way, (asked, stored) in WAYS.items()
+            if way == "i2t" or len(sides) == 2}
+
+
+def by_length(model: HashModel, found: dict[tuple[int, str, str], dict]) -> dict[str, dict]:
+    """What was found for each of the :func:`rankings`: ``["16"]["unpaired"]["i2t"]``."""
+    return {str(bits): {protocol: {way: dict(found.get((bits, protocol, way)) or found[bits, protocol, "i2t"])
+                                   for way in WAYS} for protocol in ("unpaired", "paired")}
+            for bits in model.hash_lens}
+
+
+def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, dict]:
+    """mAP of both directions in both protocols, for each code length: ``["16"]["unpaired"]["i2t"]["map@50"]``.
+
+    Beside them the ``quantization_error``, mean (abs(tanh(scale * x)) - 1)^2, and the ``bit_balance`` of the database's
+    unpaired codes.
+    """
+    error = np.zeros(sum(model.hash_lens))
+
+    def add_error(x: Tensor) -> None:
+        distance = (model.ImageMlp.binarize(x, scale).abs() - 1) ** 2
+        error[:] += distance.sum(dim=0, dtype=torch.float64).numpy(force=True)
+
+    part = parallel.part(len(data.retrieval))
+    query, retrieval = encode(model, data.query), encode(model, data.retrieval, part, add_error)
+    asked = rankings(model, query, retrieval)
+    histograms = map(parallel.total, metric.hamming_histograms(list(asked.values()), data.query.label,
+                                                               data.retrieval.label[part]))
+    figures = by_length(model, {ranking: metric.maps_from_histogram(histogram)
+                                for ranking, histogram in zip(asked, histograms)})
+    signs = np.stack([side.sum(axis=0, dtype=np.int64) for side in retrieval["unpaired"]])  # of images and of texts
+    balance = np.abs(parallel.total(signs)).sum(axis=0)
+    items = 2 * len(data.retrieval)
+    starts = np.cumsum([0, *model.hash_lens])[:-1]
+    for name, sums in (("quantization_error", parallel.total(error)), ("bit_balance", balance)):
+        for bits, total in zip(model.hash_lens, np.add.reduceat(sums, starts)):
+            figures[str(bits)][name] = float(total) / (items * bits)
+    return figures
+
+
+def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
+    """mAP of both directions in both protocols by cosine: ``["unpaired"]["i2t"]["map@50"]``."""
+    part = parallel.part(len(data.query))
+
+    def joined(chunks: Iterable[dict[str, list[Tensor]]]) -> dict[str, list[np.ndarray]]:
+        chunks = list(chunks)
+        return {protocol: [torch.cat(side).numpy(force=True) for side in zip(*(c[protocol] for c in chunks))]
+                for protocol in chunks[0]}
+
+    query, retrieval = joined(outputs(model, data.query, part)), joined(outputs(model, data.retrieval))
+    figures: dict[str, dict] = {}
+    for protocol, sides in query.items():
+        figures[protocol] = {}
+        for way, (asked, stored) in WAYS.items():
+            found = metric.evaluate_cosine(sides[asked], retrieval[protocol][stored], data.query.label[part],
+                                           data.retrieval.label)
+            sums = parallel.total(np.array(list(found.values())) * len(sides[asked]))
+            figures[protocol][way] = dict(zip(found, (sums / len(data.query)).tolist()))
+    return figures
+
+
+def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[np.ndarray]]:
+    """The curves of every code length (curves.py), and the unpaired +-1 codes of the longest.
+
+    Args:
+        scale: that of the codes before the sign, for their histogram.
+
+    Returns:
+        What curves.py describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
+        retrieval texts.
+    """
+    counts = dict.fromkeys(model.hash_lens, 0)
+
+    def count(x: Tensor) -> None:
+        for bits, values in model.split(model.ImageMlp.binarize(x, scale)).items():
+            counts[bits] = counts[bits] + code_counts(values.numpy(force=True))
+
+    query, retrieval = encode(model, data.query), encode(model, data.retrieval, observe=count)
+    asked = rankings(model, query, retrieval)
+    histograms = metric.hamming_histograms(list(asked.values()), data.query.label, data.retrieval.label)
+    found = by_length(model, {ranking: curves_of(histogram) for ranking, histogram in zip(asked, histograms)})
+    longest = max(model.hash_lens)
+    (images, found_texts), (texts, found_images) = (asked[longest, "unpaired", way] for way in WAYS)
+    return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},
+            [images, texts, found_images, found_texts])
+
+
+def embeddings(model: Model, data: Dataset) -> list[np.ndarray]:
+    """The embeddings (n, width) of query images, query texts, retrieval images and retrieval texts, each alone."""
+    parts = [[chunk["unpaired"] for chunk in outputs(model, split)] for split in (data.query, data.retrieval)]
+    return [torch.cat(side).numpy(force=True) for split in parts for side in zip(*split)]

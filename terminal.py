@@ -1,0 +1,87 @@
+"""What a run prints of its figures and sample retrievals, at most 80 columns wide."""
+
+from __future__ import annotations
+
+import unicodedata
+
+import numpy as np
+
+
+def summary(figures: dict) -> list[str]:
+    """A line for each code length: I2T and T2I, mAP@all / mAP@50."""
+    lines = []
+    for name, result in figures.items():
+        if name != "epoch":
+            cells = [f"{protocol} I2T {result[protocol]['i2t']['map']:.4f} / {result[protocol]['i2t']['map@50']:.4f}, "
+                     f"T2I {result[protocol]['t2i']['map']:.4f} / {result[protocol]['t2i']['map@50']:.4f}"
+                     for protocol in ("unpaired", "paired")]
+            lines += [f"{name + ':':5} {cells[0]}", f"      {cells[1]}"]
+    return lines
+
+
+def table(results: dict) -> list[str]:
+    """The last evaluation as an aligned table, at most 80 columns wide."""
+    sizes = results["sizes"]
+    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last): tie-aware mAP, "
+             f"{sizes['query']:,} queries x {sizes['retrieval']:,} items", "",
+             "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
+             "           I2T             T2I              I2T             T2I         quant.",
+             "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
+    for bits, result in results["final"].items():
+        cells = ["  ".join(f"{result[protocol][way][cut]:.4f}" for cut in ("map", "map@50"))
+                 for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")]
+        error = result.get("quantization_error")
+        lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
+                     + ("" if error is None else f"   {error:.3f}"))
+    return lines + best(results["history"]) + [""]
+
+
+def best(history: list[dict]) -> list[str]:
+    """The last evaluation beside the best one, if there were several."""
+    if len(history) < 2:
+        return []
+    lines = ["", "Report the last epoch. The best was chosen with the queries' labels:",
+             "      unpaired mAP@all, mean of I2T and T2I", "bits    last    best  at epoch"]
+    for bits in history[-1]:
+        if bits != "epoch":
+            scores = [sum(entry[bits]["unpaired"][way]["map"] for way in ("i2t", "t2i")) / 2 for entry in history]
+            epoch = history[int(np.argmax(scores))]["epoch"]
+            lines.append(f"{bits:>4}  {scores[-1]:.4f}  {max(scores):.4f}  {epoch:8}")
+    return lines
+
+
+def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
+    """A few retrievals in emoji, a line each, as far as 80 columns go; none if the data set has no emoji."""
+    if not gallery or "emoji" not in gallery["i2t"][0]["query"]:
+        return []
+    code = f"{gallery['bits']} bits" if gallery["bits"] else "real-valued"
+    lines = [f"Sample retrievals, {code}, unpaired (* shares a label, - has no common glyph):"]
+    for way, name in (("i2t", "image"), ("t2i", "text")):
+        samples = [sample for sample in gallery[way] if sample["query"]["emoji"]]
+        for sample in samples[::-(-len(samples) // queries) or 1]:
+            query = sample["query"]["emoji"] if way == "i2t" else sample["query"]["text"]
+            line = f"  {name:5} {clip(query, 24)} ->"
+            for item in sample["items"]:
+                more = " " + (item["emoji"] or "-") + ("*" if item["relevant"] else " ")
+                if columns_of(line + more) > 80:  # joined emoji take several places on most terminals
+                    break
+                line += more
+            lines.append(line.rstrip())
+    return lines + [""]
+
+
+def clip(text: str, columns: int) -> str:
+    """The text cut and padded to a number of terminal columns."""
+    width, kept = 0, ""
+    for sign in text:
+        size = columns_of(sign)
+        if width + size > columns:
+            break
+        kept, width = kept + sign, width + size
+    return kept + " " * (columns - width)
+
+
+def columns_of(text: str) -> int:
+    """Terminal columns of a text: a character takes 2 where it is wide, 0 where it joins the one before."""
+    return sum(0 if unicodedata.category(sign) in ("Mn", "Me", "Cf") else
+               2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
