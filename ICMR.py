@@ -151,7 +151,9 @@ class Solver:
     def __init__(self, config: Config):
         config.check()
         self.config = config
-        self.test_scale = config.scale_max  # a checkpoint that is tested brings its own
+        self.use_progressive_hash = config.use_progressive_hash
+        self.scale_min = config.scale_min
+        self.scale_max = config.scale_max  # a checkpoint that is tested brings its own
 
         self.device = choose_device(config.device)
         self.training, self.hashing = config.task in (0, 1), config.task in (1, 3)
@@ -223,7 +225,7 @@ class Solver:
         config, data = self.config, self.data
         shared = dict(centre=config.centre, noise=config.noise)
         if self.hashing:
-            self.model = HashModel(data.image_dim, data.text_dim, config.hash_lens, config.use_progressive_hash,
+            self.model = HashModel(data.image_dim, data.text_dim, config.hash_lens, self.use_progressive_hash,
                                    config.fusion, hidden=config.hidden, batch_norm=config.batch_norm, **shared)
         else:
             self.model = FusionModel(data.image_dim, data.text_dim, **shared)
@@ -276,8 +278,8 @@ class Solver:
         config = self.config
         if config.resume:
             self.load_state()
-        if self.hashing and config.use_progressive_hash:
-            say(f"✅ Using Progressive Hash Learning - Scale from {config.scale_min} to {config.scale_max}")
+        if self.hashing and self.use_progressive_hash:
+            say(f"✅ Using Progressive Hash Learning - Scale from {self.scale_min} to {self.scale_max}")
         say("Training Hash Function..." if self.hashing else "Training Fusion Transformer...")
         steps = len(self.image) // config.batch_size
         handlers = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -289,8 +291,8 @@ class Solver:
                 progress = self.epoch / max(config.epoch - 1, 1)
                 say(f"epoch: {self.epoch + 1}")
                 scale = 1.0
-                if self.hashing and config.use_progressive_hash:
-                    scale = scale_at(progress, config.scale_min, config.scale_max, config.scale_schedule)
+                if self.hashing and self.use_progressive_hash:
+                    scale = scale_at(progress, self.scale_min, self.scale_max, config.scale_schedule)
                     say(f"  Progressive scale: {scale:.2f} (progress: {100 * progress:.1f}%)")
                 self.trainhash(scale) if self.hashing else self.trainfusion()
                 entry = self.log[-1]
@@ -338,7 +340,7 @@ class Solver:
         features = model.fuse(image, text)
         x = torch.cat([model.ImageMlp.project(features[0]), model.TextMlp.project(features[1])])
         codes = model.ImageMlp.binarize(x, scale)
-        self.observe(scale * x if config.use_progressive_hash else x, codes)
+        self.observe(scale * x if self.use_progressive_hash else x, codes)
         if structure is not None and config.code_weight:
             nearest = nearest_codes(*x.chunk(2), config.alike)
             structure = torch.lerp(structure, nearest.to(structure.dtype), config.code_weight)
@@ -422,7 +424,7 @@ class Solver:
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
         if self.hashing:
-            return evaluation.evaluate_codes(self.model, self.data, self.test_scale)
+            return evaluation.evaluate_codes(self.model, self.data, self.scale_max)
         return {"real": evaluation.evaluate_real(self.model, self.data)}
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
@@ -442,7 +444,7 @@ class Solver:
         """What every checkpoint says of the training and the data behind it."""
         return {"dataset": self.data.name, "fingerprint": self.data.fingerprint, "image_dim": self.data.image_dim,
                 "text_dim": self.data.text_dim, "config": vars(self.config), "epoch": self.epoch,
-                "scale": self.log[-1].get("scale", 1.0) if self.log else self.config.scale_min, "chosen": self.chosen}
+                "scale": self.log[-1].get("scale", 1.0) if self.log else self.scale_min, "chosen": self.chosen}
 
     def save(self) -> None:
         """Save the trained model, one file a code length."""
@@ -509,7 +511,7 @@ class Solver:
                                  f"train again")
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
             self.model.to(self.device)
-            self.epoch, self.test_scale = content["epoch"], content["config"]["scale_max"]
+            self.epoch, self.scale_max = content["epoch"], content["config"]["scale_max"]
             self.trained["real" if bits is None else str(bits)] = {
                 key: content[key] for key in ("epoch", "config", "chosen")}
             epochs[bits] = self.epoch
@@ -549,11 +551,11 @@ class Solver:
             if not self.training:  # one model for each length
                 self.model, about = checkpoint.load_model(self.model_path(bits))
                 self.model.to(self.device)
-                self.test_scale = about["config"]["scale_max"]
+                self.scale_max = about["config"]["scale_max"]
             if not self.hashing:
                 sides = evaluation.embeddings(self.model, self.data)
                 continue
-            found, codes = evaluation.model_curves(self.model, self.data, self.test_scale)
+            found, codes = evaluation.model_curves(self.model, self.data, self.scale_max)
             curves |= found
             if str(max(self.lengths)) in found:
                 sides = codes

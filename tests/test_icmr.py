@@ -69,6 +69,17 @@ def test_log_lines_are_the_guides(small, capsys):
     assert [entry["epoch"] for entry in results["history"]] == [100] and len(results["epochs"]) == 100
 
 
+def test_scripts_can_train_by_the_epoch_and_read_the_scales(small):
+    solver = ICMR.Solver(ICMR.parse(arguments(small, "--scale_min", "2", "--scale_max", "12")))
+    assert (solver.use_progressive_hash, solver.scale_min, solver.scale_max) == (True, 2.0, 12.0)
+    losses = [solver.trainhash(scale) for scale in (solver.scale_min, solver.scale_max)]
+    assert [(entry["loss"], entry["scale"]) for entry in solver.log] == list(zip(losses, [2.0, 12.0]))
+    before = solver.evaluate()["8"]
+    solver.scale_max = 20.0  # nearer to the signs, which stay the same
+    after = solver.evaluate()["8"]
+    assert after["quantization_error"] < before["quantization_error"] and after["unpaired"] == before["unpaired"]
+
+
 def test_without_progressive_hashing_no_scale_is_shown(small, capsys):
     ICMR.main(arguments(small, "--use_progressive_hash", "false"))
     assert "Progressive" not in capsys.readouterr().out
