@@ -27,6 +27,7 @@ if ! has_requirements "$PYTHON"; then
         "$PYTHON" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
             fail "the requirements could not be installed; see pip's message above"
+        echo "Installed. To run the Python scripts by hand, first: source .venv/bin/activate"
     fi
     PYTHON=.venv/bin/python
 fi
