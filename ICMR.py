@@ -59,12 +59,6 @@ class Config:
         self.hash_lens = [16, 32, 64, 128]
         self.epoch = 100
 
-        # Progressive hash learning: hash_code = tanh(scale * x)
-        self.use_progressive_hash = True
-        self.scale_min = 1.0  # in the first epoch
-        self.scale_max = 10.0  # in the last epoch, and in every test
-        self.scale_schedule = "linear"
-
         # The loss
         self.loss = "contrastive"
         self.positive_weight = 0.5  # of the balanced loss; 0.5 is the plain one
@@ -72,6 +66,12 @@ class Config:
         self.structure_weight = 0.5  # share of each target that goes to pairs that are alike; 0: partners only
         self.alike = 0.15  # share of a batch that a pair is like
         self.code_weight = 0.5  # share of that given to the nearest codes, as far as learned; the rest by the features
+
+        # Progressive hash learning: hash_code = tanh(scale * x)
+        self.use_progressive_hash = True
+        self.scale_min = 1.0  # in the first epoch
+        self.scale_max = 10.0  # in the last epoch, and in every test
+        self.scale_schedule = "linear"
 
         # The networks
         self.fusion = "late"

@@ -23,6 +23,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -270,7 +271,10 @@ def gather(jobs: list[Job], results: list[dict]) -> dict[str, dict[str, list[dic
 
 
 def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> list[Path]:
-    """The figures of a study: mAP against bits and epochs, precision-recall and precision@N, unpaired."""
+    """The figures of a study: mAP against bits and epochs, precision-recall and precision@N, unpaired; ours in the
+    same colours whatever is beside them.
+    """
+    found = {label: found[label] for label in sorted(found, key=lambda label: (label != DEFAULT, label != OFF))}
     longest = max({int(bits) for lengths in found.values() for bits in lengths}, default=0)
     at = {label: lengths.get(str(min(64, longest)), []) for label, lengths in found.items()}
     at = {label: entries for label, entries in at.items() if entries}
@@ -359,9 +363,9 @@ def main(argv: list[str] | None = None) -> dict:
         sizes = next(result["sizes"] for result in own if "sizes" in result)
         skipped = {f"{job.label}, {job.bits} bits": result["skipped"]
                    for job, result in zip(jobs, own) if "skipped" in result}
-        command = "python benchmark.py " + " ".join(argv)
-        text = markdown(options.study, name, command.strip(), sizes, found, skipped, DEFAULT, OFF)
-        output[name] = {"command": command.strip(), "methods": compact(found), "skipped": skipped}
+        command = shlex.join(["python", "benchmark.py", *argv])
+        text = markdown(options.study, name, command, sizes, found, skipped, DEFAULT, OFF)
+        output[name] = {"command": command, "methods": compact(found), "skipped": skipped}
         written = [write_atomically(folder / f"{options.study}.md", lambda file: file.write(text), "w"),
                    write_atomically(folder / f"{options.study}.json", lambda file: json.dump(output[name], file), "w"),
                    *draw(found, folder, options.study)]

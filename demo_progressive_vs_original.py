@@ -1,7 +1,7 @@
 """Does the progressive scale help? Trains with and without it, with the same seeds, and draws the comparison.
 
     python demo_progressive_vs_original.py
-    python demo_progressive_vs_original.py --dataset mirflickr --hash_lens 16 64 --seeds 0 1 2 3 4 --epoch 100
+    python demo_progressive_vs_original.py --dataset mirflickr --hash_lens 16 64 --seeds 0 1 2 3 4 --epoch 50
 
 The original is this project's method with --use_progressive_hash false: tanh(x) throughout, all else equal. Trainings
 that are finished are used again if their settings and data are the same. Every setting of ICMR.py can be given too.
@@ -30,7 +30,7 @@ from plots import WAYS, tr
 
 NAME = "demo_progressive_vs_original"
 # One precision for all: the one that is measured to be faster could differ between the runs compared.
-DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "50", "--eval_every", "2",
+DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "100", "--eval_every", "2",
             "--precision", "float32"]
 KINDS = {"progressive": True, "original": False}  # use_progressive_hash
 OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses
