@@ -199,7 +199,7 @@ class Solver:
         if self.training:
             self.build()
             self.precision, self.speedup = precision.choose(
-                config.precision, self.model, config.batch_size, self.device)
+                config.precision, self.model, config.batch_size // parallel.size(), self.device)
             if self.hashing:
                 for head in (self.model.ImageMlp, self.model.TextMlp):
                     head.tohash.register_forward_hook(whole_batch)
@@ -211,6 +211,7 @@ class Solver:
         self.log: list[dict] = []  # one entry an epoch
         self.history: list[dict] = []  # one entry an evaluation
         self.seconds = 0.0  # of training
+        self.tested: list = []  # the models of a test, each with the scale of its codes
         self.trained: dict = {}  # of a test: how each model was trained
         self.bar = tqdm(disable=True)  # until fit shows one
         self.stop_signal: int | None = None
@@ -398,8 +399,8 @@ class Solver:
                 raise Stopped
         self.check_losses(losses)
         means = {name: float(total) / steps for name, total in self.sums.items()}
-        seconds = time.perf_counter() - started
-        self.seconds += seconds
+        self.seconds += time.perf_counter() - started
+        seconds = self.seconds - sum(earlier["seconds"] for earlier in self.log)
         self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
         self.log.append({"epoch": self.epoch, **entry, **means, "seconds": seconds})
         return means["loss"]
@@ -442,8 +443,10 @@ class Solver:
 
     def about(self) -> dict:
         """What every checkpoint says of the training and the data behind it."""
+        config = vars(self.config) | {name: getattr(self, name)
+                                      for name in ("use_progressive_hash", "scale_min", "scale_max")}
         return {"dataset": self.data.name, "fingerprint": self.data.fingerprint, "image_dim": self.data.image_dim,
-                "text_dim": self.data.text_dim, "config": vars(self.config), "epoch": self.epoch,
+                "text_dim": self.data.text_dim, "config": config, "epoch": self.epoch,
                 "scale": self.log[-1].get("scale", 1.0) if self.log else self.scale_min, "chosen": self.chosen}
 
     def save(self) -> None:
@@ -515,6 +518,7 @@ class Solver:
             self.trained["real" if bits is None else str(bits)] = {
                 key: content[key] for key in ("epoch", "config", "chosen")}
             epochs[bits] = self.epoch
+            self.tested.append((self.model, self.scale_max))
             figures.update(self.evaluate())
         if len(set(epochs.values())) > 1:
             found = ", ".join(f"{bits} bits: {epoch}" for bits, epoch in epochs.items())
@@ -547,15 +551,11 @@ class Solver:
     def details(self) -> dict:
         """For the report: ``curves`` of each code length (curves.py) and a ``gallery`` of retrievals (gallery.py)."""
         curves: dict = {}
-        for bits in [None] if self.training else self.lengths:
-            if not self.training:  # one model for each length
-                self.model, about = checkpoint.load_model(self.model_path(bits))
-                self.model.to(self.device)
-                self.scale_max = about["config"]["scale_max"]
+        for model, scale in self.tested or [(self.model, self.scale_max)]:
             if not self.hashing:
-                sides = evaluation.embeddings(self.model, self.data)
+                sides = evaluation.embeddings(model, self.data)
                 continue
-            found, codes = evaluation.model_curves(self.model, self.data, self.scale_max)
+            found, codes = evaluation.model_curves(model, self.data, scale)
             curves |= found
             if str(max(self.lengths)) in found:
                 sides = codes
@@ -564,7 +564,8 @@ class Solver:
     def results(self) -> dict:
         """What metrics.json holds; of a test also how the models were ``trained``, with the settings they had then."""
         final = {key: value for key, value in self.history[-1].items() if key != "epoch"}
-        return {"dataset": self.data.name, "task": self.config.task, "config": vars(self.config),
+        return {"dataset": self.data.name, "task": self.config.task,
+                "config": self.about()["config"] if self.training else vars(self.config),
                 "environment": {**environment(self.device), "precision": self.precision,
                                 "bfloat16_speedup": self.speedup, "processes": parallel.size()},
                 "fingerprint": self.data.fingerprint, "chosen": self.chosen, "trained": self.trained,
@@ -591,7 +592,7 @@ class Solver:
 WIDEST = 2**16  # of a hidden layer: more is a slip of the keyboard
 SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
          ("bit balance", "bit_balance"))  # of an epoch's log, on its line
-ADVICE = "stopped, no checkpoint was overwritten; try a smaller --lr or a larger --temperature"
+ADVICE = "stopped, no trained model was replaced; try a smaller --lr or a larger --temperature"
 SAME_DATA = ("dataset", "image_dim", "text_dim", "fingerprint")  # in the order that explains most
 MAY_CHANGE = {"data_dir", "device", "results_dir", "checkpoint_dir", "run_name", "tensorboard", "resume"}  # on resuming
 
@@ -616,7 +617,8 @@ def unused(folder: Path) -> Path:
             path.mkdir(parents=True)
             return path
         except FileExistsError:
-            continue
+            if not path.exists():  # a parent is a link to nowhere
+                return folder
         except OSError:
             return folder  # where check_writable says why not
 

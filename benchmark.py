@@ -91,7 +91,8 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
     },
     "epochs": {f"{epochs} epochs": {"epoch": epochs} for epochs in (30, 60, 100, 200)},
 }
-CODE = ("ICMR", "model", "loss", "structure", "cca", "baselines")  # files that say what a training gives
+CODE = ("ICMR", "model", "loss", "structure", "cca", "baselines", "evaluation", "metric",
+        "kernels")  # files that say what a training gives
 PATHS = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings that don't change a result
 
 
@@ -120,8 +121,9 @@ def jobs_of(study: str, dataset: Dataset, options: argparse.Namespace, settings:
             jobs += [Job(options.path, name, seed, bits, chosen, str(folder / f"{name}-{bits}-seed{seed}"))
                      for name in baselines.METHODS for bits in options.hash_lens]
         for label, changes in STUDIES[study].items():
-            changes = {key: value for key, value in changes.items() if value != getattr(ICMR.Config(), key)}
-            slug = "-".join(f"{key}={value}" for key, value in sorted(changes.items())) or "default"
+            named = {key: (chosen | changes)[key] for key in {"epoch", "eval_every", *changes}}
+            slug = "-".join(f"{key}={value}" for key, value in sorted(named.items())
+                            if value != getattr(ICMR.Config(), key)) or "default"
             jobs.append(Job(options.path, label, seed, None, chosen | changes, str(folder / f"{slug}-seed{seed}")))
     wanted = options.methods or [job.label for job in jobs]
     if unknown := set(wanted) - {job.label for job in jobs}:
@@ -275,8 +277,9 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
     same colours whatever is beside them.
     """
     found = {label: found[label] for label in sorted(found, key=lambda label: (label != DEFAULT, label != OFF))}
-    longest = max({int(bits) for lengths in found.values() for bits in lengths}, default=0)
-    at = {label: lengths.get(str(min(64, longest)), []) for label, lengths in found.items()}
+    trained = {int(bits) for lengths in found.values() for bits in lengths}
+    shown = max((bits for bits in trained if bits <= 64), default=min(trained))
+    at = {label: lengths.get(str(shown), []) for label, lengths in found.items()}
     at = {label: entries for label, entries in at.items() if entries}
 
     def panels(x, y, entries=at) -> dict:
@@ -361,7 +364,7 @@ def main(argv: list[str] | None = None) -> dict:
         if not found:
             raise InputError(f"{name}: no method could be trained: {own[0]['skipped']}")
         sizes = next(result["sizes"] for result in own if "sizes" in result)
-        skipped = {f"{job.label}, {job.bits} bits": result["skipped"]
+        skipped = {job.label + (f", {job.bits} bits" if job.bits else ""): result["skipped"]
                    for job, result in zip(jobs, own) if "skipped" in result}
         command = shlex.join(["python", "benchmark.py", *argv])
         text = markdown(options.study, name, command, sizes, found, skipped, DEFAULT, OFF)

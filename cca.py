@@ -49,7 +49,8 @@ class CCA:
 
         k is ``dimensions``, or min(d_i, d_t) if that is less.
         """
-        scales = [(variance.clamp(min=0) + ridge * variance.mean()).rsqrt() for variance in self.variances]
+        scales = [(variance.clamp(min=0) + ridge * variance.mean()).clamp(min=1e-300).rsqrt()  # of one row repeated: 0
+                  for variance in self.variances]
         left, correlations, right = torch.linalg.svd(scales[0][:, None] * self.cross * scales[1], full_matrices=False)
         return (self.axes[0] @ (scales[0][:, None] * left[:, :dimensions]),
                 self.axes[1] @ (scales[1][:, None] * right.T[:, :dimensions]), correlations[:dimensions])

@@ -37,8 +37,8 @@ def outputs(model: Model, split: Split, part: slice = slice(None),
         chunk = {protocol: list(sides[:1] if sides[0] is sides[1] else sides)
                  for protocol, sides in model(image, text).items()}
         if not all(torch.isfinite(side).all() for sides in chunk.values() for side in sides):
-            raise InputError("the model's outputs are not finite: nothing was saved; try a smaller --lr or a larger "
-                             "--temperature")
+            raise InputError("the model's outputs are not finite: no trained model was replaced; try a smaller "
+                             "--lr or a larger --temperature")
         yield chunk
 
 

@@ -359,9 +359,10 @@ def _read_tables(where: str, tables: Mapping[str, Mapping[str, Array]]) -> dict[
 
 def _read_indexed(path: Path, arrays: dict[str, Array]) -> dict[str, _Rows]:
     """Whole arrays and, for each split, the numbers of its rows, counted from 0."""
-    given = {key.removesuffix("_idx"): arrays.pop(key) for key in list(arrays) if key.endswith("_idx")}
     image = _pick(str(path), arrays, "image")
     _check_features(image)
+    given = {key.removesuffix("_idx"): arrays.pop(key) for key in list(arrays) if key.endswith("_idx") and (
+        key.removesuffix("_idx") in SPLIT_SPELLINGS or arrays[key].shape != image.shape[:1])}  # else it is a column
     given = _name_splits(path, given)
     numbers = {split: _row_numbers(array, image.shape[0]) for split, array in given.items()}
     train, query, retrieval = (numbers[split] for split in SPLITS)

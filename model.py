@@ -238,11 +238,7 @@ class HashModel(nn.Module):
     def forward(self, image: Tensor, text: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
         """x of ``tanh(scale * x)`` of images and texts by protocol: ``unpaired`` (each alone), ``paired`` (with both).
         """
-        if self.FuseTrans is None:
-            alone_image, alone_text = self.fuse(image, text)
-        else:
-            alone_image, alone_text = self.fuse(image, None)[0], self.fuse(None, text)[1]
-        unpaired = self.ImageMlp.project(alone_image), self.TextMlp.project(alone_text)
+        unpaired = self.encode(image=image), self.encode(text=text)
         if self.FuseTrans is None:
             both = (unpaired[0] + unpaired[1]) / 2**0.5
             return {"unpaired": unpaired, "paired": (both, both)}

@@ -65,7 +65,7 @@ CHINESE = {
     "epochs to 95 % mAP": "达到 95 % mAP 的轮次", "time an epoch, s": "每轮用时（秒）", "+2 to +5": "+2 至 +5",
     "smoother": "更平滑", "-5 to -10 %": "-5 至 -10 %", "-50 % or more": "-50 % 以上", "under +1 %": "低于 +1 %",
     "as expected": "符合预期", "below expected": "低于预期", "worse": "变差", "unclear": "不明确", "more": "更多",
-    "not measurable": "无法测量",
+    "not measurable": "无法测量", "no change": "无变化", "scale {:g}": "缩放 {:g}",
 }
 CJK_FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN", "Microsoft YaHei",
              "SimHei", "PingFang SC", "Hiragino Sans GB", "Heiti SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei",

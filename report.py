@@ -42,7 +42,8 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
 
 def trained(results: dict) -> dict:
     """How the model was trained: in a test, that of the longest code as its checkpoint says, otherwise this run."""
-    return list(results["trained"].values())[-1] if results["trained"] else results
+    by_length = {int(bits) if bits.isdigit() else 0: about for bits, about in results["trained"].items()}
+    return by_length[max(by_length)] if by_length else results
 
 
 def facts(results: dict) -> list[dict[str, str]]:

@@ -67,7 +67,7 @@ def nearest_codes(image: Tensor, text: Tensor, alike: float) -> Tensor:
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         codes = torch.where(image + text >= 0, 1.0, -1.0)
         similarity = (codes @ codes.T).fill_diagonal_(-torch.inf)
-        nearest = similarity.topk(max(1, round(alike * len(codes))), dim=1).indices
+        nearest = similarity.topk(min(max(1, round(alike * len(codes))), len(codes) - 1), dim=1).indices
         return torch.zeros_like(similarity).scatter_(1, nearest, 1 / nearest.shape[1])
 
 

@@ -62,7 +62,7 @@ def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
             query = sample["query"]["emoji"] if way == "i2t" else sample["query"]["text"]
             line = f"  {name:5} {clip(query, 24)} ->"
             for item in sample["items"]:
-                more = " " + (item["emoji"] or "-") + ("*" if item["relevant"] else " ")
+                more = " " + (item.get("emoji") or "-") + ("*" if item["relevant"] else " ")
                 if columns_of(line + more) > 80:  # joined emoji take several places on most terminals
                     break
                 line += more

@@ -115,6 +115,11 @@ def test_runs_that_start_together_keep_their_results_apart(small):
     assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
 
 
+def test_a_results_folder_that_links_to_nowhere_is_refused(small, capsys):
+    (small / "gone").symlink_to(small / "no-disk" / "results")
+    assert "results_dir" in refused(capsys, [*arguments(small), "--results_dir", str(small / "gone"), "--run_name", ""])
+
+
 def test_models_of_different_trainings_are_tested_with_a_warning(small, capsys):
     ICMR.main(arguments(small))
     ICMR.main(arguments(small, "--hash_lens", "4", "--epoch", "1"))
@@ -258,7 +263,7 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
 
 def test_weights_that_the_last_step_breaks_are_refused(small, capsys):
     message = refused(capsys, arguments(small, "--epoch", "1", "--lr", "1e38", "--batch_size", "48"))
-    assert "not finite: nothing was saved" in message and not list(small.rglob("*.pth"))
+    assert "not finite: no trained model was replaced" in message and not list(small.rglob("*.pth"))
 
 
 class Malicious:

@@ -76,6 +76,7 @@ def test_nearest_codes_are_those_of_the_smallest_hamming_distance():
         assert sorted(row.unique().tolist()) == [0, 0.25] and (row > 0).sum() == 4  # a tenth of 40
         assert distance[row > 0].max() <= distance[row == 0].sort().values[:-1].min()  # the last is the pair itself
     assert (nearest_codes(image, text, 0.0) > 0).sum(dim=1).tolist() == [1] * 40
+    assert (nearest_codes(image, text, 1.0) > 0).sum(dim=1).tolist() == [39] * 40  # all but itself
 
 
 def test_shared_space_finds_what_the_modalities_share():
