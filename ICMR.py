@@ -424,9 +424,12 @@ class Solver:
         The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
-        if self.hashing:
-            return evaluation.evaluate_codes(self.model, self.data, self.scale_max)
-        return {"real": evaluation.evaluate_real(self.model, self.data)}
+        try:
+            if self.hashing:
+                return evaluation.evaluate_codes(self.model, self.data, self.scale_max)
+            return {"real": evaluation.evaluate_real(self.model, self.data)}
+        except evaluation.NotFinite as error:
+            raise InputError(f"{error} after epoch {self.epoch}: {ADVICE}") from error
 
     # --- checkpoints --------------------------------------------------------------------------------------------------
 
@@ -553,7 +556,8 @@ class Solver:
         curves: dict = {}
         for model, scale in self.tested or [(self.model, self.scale_max)]:
             if not self.hashing:
-                sides = evaluation.embeddings(model, self.data)
+                sides = [side for split in (self.data.query, self.data.retrieval)
+                         for side in evaluation.embeddings(model, split)]
                 continue
             found, codes = evaluation.model_curves(model, self.data, scale)
             curves |= found

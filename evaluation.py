@@ -23,11 +23,15 @@ WAYS = {"i2t": (0, -1), "t2i": (-1, 0)}  # the sides of query and item: images f
 ROWS = 2048  # items that are encoded at once
 
 
+class NotFinite(InputError):
+    """A model's outputs hold NaN or infinity."""
+
+
 @torch.no_grad()
 def outputs(model: Model, split: Split, part: slice = slice(None),
             rows: int = ROWS) -> Iterator[dict[str, list[Tensor]]]:
     """The model's outputs for a split, or a part of it, ``rows`` items at a time, by protocol: ``[images, texts]``, or
-    one tensor where both sides are the same. Raises :class:`InputError` if one is not finite.
+    one tensor where both sides are the same. Raises :class:`NotFinite`.
     """
     model.eval()
     device = next(model.parameters()).device
@@ -37,39 +41,45 @@ def outputs(model: Model, split: Split, part: slice = slice(None),
         chunk = {protocol: list(sides[:1] if sides[0] is sides[1] else sides)
                  for protocol, sides in model(image, text).items()}
         if not all(torch.isfinite(side).all() for sides in chunk.values() for side in sides):
-            raise InputError("the model's outputs are not finite: no trained model was replaced; try a smaller "
-                             "--lr or a larger --temperature")
+            raise NotFinite("the model's outputs are not finite")
         yield chunk
 
 
+def _joined(chunks: Iterable[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]]:
+    """Chunks of rows, each by protocol, as whole tensors on the CPU."""
+    parts: dict[str, list[list[Tensor]]] = {}
+    for chunk in chunks:
+        for protocol, sides in chunk.items():
+            parts.setdefault(protocol, []).append([side.cpu() for side in sides])
+    return {protocol: [torch.cat(side) for side in zip(*sides)] for protocol, sides in parts.items()}
+
+
 def encode(model: HashModel, split: Split, part: slice = slice(None),
-           observe: Callable[[Tensor], None] | None = None) -> dict[str, list[np.ndarray]]:
-    """The +-1 codes of a split, all lengths side by side, by protocol: ``[images, texts]``, or one array where both are
-    the same, int8 (n, bits of all lengths). Of an item no more is kept than a byte for each bit.
+           observe: Callable[[Tensor], None] = lambda x: None) -> dict[str, list[Tensor]]:
+    """The +-1 codes of a split, all lengths side by side, by protocol: ``[images, texts]``, or one tensor where both
+    are the same, int8 (n, bits of all lengths). Of an item no more is kept than a byte for each bit.
 
     Args:
         observe: is given x of ``tanh(scale * x)`` of unpaired images and texts, some rows at a time.
     """
-    codes: dict[str, list[list[np.ndarray]]] = {}
-    for chunk in outputs(model, split, part):
-        for protocol, sides in chunk.items():
-            codes.setdefault(protocol, []).append([torch.where(x >= 0, 1, -1).to(torch.int8).numpy(force=True)
-                                                   for x in sides])
-        for x in chunk["unpaired"] if observe else ():
-            observe(x)
-    return {protocol: [np.concatenate(side) for side in zip(*chunks)] for protocol, chunks in codes.items()}
+    def codes() -> Iterator[dict[str, list[Tensor]]]:
+        for chunk in outputs(model, split, part):
+            for x in chunk["unpaired"]:
+                observe(x)
+            yield {protocol: [2 * (x >= 0).to(torch.int8) - 1 for x in sides] for protocol, sides in chunk.items()}
+
+    return _joined(codes())
 
 
-def rankings(model: HashModel, query: dict[str, list[np.ndarray]], retrieval: dict[str, list[np.ndarray]]
+def rankings(model: HashModel, query: dict[str, list[Tensor]], retrieval: dict[str, list[Tensor]]
              ) -> dict[tuple[int, str, str], tuple[np.ndarray, np.ndarray]]:
     """The codes (queries, items) of each ranking, by code length, protocol and direction; t2i is left out where it is
     the same ranking as i2t.
     """
-    ends = np.cumsum(model.hash_lens)
-    return {(bits, protocol, way): (sides[asked][:, end - bits:end], retrieval[protocol][stored][:, end - bits:end])
-            for bits, end in zip(model.hash_lens, ends)
+    return {(bits, protocol, way): (code.numpy(), model.split(retrieval[protocol][stored])[bits].numpy())
             for protocol, sides in query.items() for way, (asked, stored) in WAYS.items()
-            if way == "i2t" or len(sides) == 2}
+            if way == "i2t" or len(sides) == 2
+            for bits, code in model.split(sides[asked]).items()}
 
 
 def by_length(model: HashModel, found: dict[tuple[int, str, str], dict]) -> dict[str, dict]:
@@ -98,32 +108,23 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
                                                                data.retrieval.label[part]))
     figures = by_length(model, {ranking: metric.maps_from_histogram(histogram)
                                 for ranking, histogram in zip(asked, histograms)})
-    signs = np.stack([side.sum(axis=0, dtype=np.int64) for side in retrieval["unpaired"]])  # of images and of texts
-    balance = np.abs(parallel.total(signs)).sum(axis=0)
-    items = 2 * len(data.retrieval)
-    starts = np.cumsum([0, *model.hash_lens])[:-1]
-    for name, sums in (("quantization_error", parallel.total(error)), ("bit_balance", balance)):
-        for bits, total in zip(model.hash_lens, np.add.reduceat(sums, starts)):
-            figures[str(bits)][name] = float(total) / (items * bits)
+    signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
+    sums = np.stack([parallel.total(error), np.abs(parallel.total(signs.numpy())).sum(axis=0)])
+    for bits, means in model.split(torch.from_numpy(sums) / (2 * len(data.retrieval))).items():
+        figures[str(bits)] |= dict(zip(("quantization_error", "bit_balance"), means.mean(dim=1).tolist()))
     return figures
 
 
 def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
     """mAP of both directions in both protocols by cosine: ``["unpaired"]["i2t"]["map@50"]``."""
     part = parallel.part(len(data.query))
-
-    def joined(chunks: Iterable[dict[str, list[Tensor]]]) -> dict[str, list[np.ndarray]]:
-        chunks = list(chunks)
-        return {protocol: [torch.cat(side).numpy(force=True) for side in zip(*(c[protocol] for c in chunks))]
-                for protocol in chunks[0]}
-
-    query, retrieval = joined(outputs(model, data.query, part)), joined(outputs(model, data.retrieval))
+    query, retrieval = _joined(outputs(model, data.query, part)), _joined(outputs(model, data.retrieval))
     figures: dict[str, dict] = {}
     for protocol, sides in query.items():
         figures[protocol] = {}
         for way, (asked, stored) in WAYS.items():
-            found = metric.evaluate_cosine(sides[asked], retrieval[protocol][stored], data.query.label[part],
-                                           data.retrieval.label)
+            found = metric.evaluate_cosine(sides[asked].numpy(), retrieval[protocol][stored].numpy(),
+                                           data.query.label[part], data.retrieval.label)
             sums = parallel.total(np.array(list(found.values())) * len(sides[asked]))
             figures[protocol][way] = dict(zip(found, (sums / len(data.query)).tolist()))
     return figures
@@ -155,7 +156,7 @@ def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[st
             [images, texts, found_images, found_texts])
 
 
-def embeddings(model: Model, data: Dataset) -> list[np.ndarray]:
-    """The embeddings (n, width) of query images, query texts, retrieval images and retrieval texts, each alone."""
-    parts = [[chunk["unpaired"] for chunk in outputs(model, split)] for split in (data.query, data.retrieval)]
-    return [torch.cat(side).numpy(force=True) for split in parts for side in zip(*split)]
+def embeddings(model: Model, split: Split) -> list[np.ndarray]:
+    """The model's outputs (n, width) for the images and the texts of a split, each alone."""
+    alone = _joined({"unpaired": chunk["unpaired"]} for chunk in outputs(model, split))
+    return [side.numpy() for side in alone["unpaired"]]

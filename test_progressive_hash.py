@@ -231,7 +231,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
         except SystemExit:
             print("Stopped; the same command starts over.", file=sys.stderr)
             raise
-    x = np.concatenate(evaluation.embeddings(solver.model, solver.data)[2:])  # of the database
+    x = np.concatenate(evaluation.embeddings(solver.model, solver.data.retrieval))
     charts = {"1_stages": draw_stages(solver.stages, config.batch_norm),
               "2_scales": draw_scales(x, config.batch_norm),
               "3_epochs": draw_epochs(solver.log, config)}
