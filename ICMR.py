@@ -129,6 +129,8 @@ class Config:
         require(self.scale_max >= self.scale_min, "scale_max", f"at least scale_min, which is {self.scale_min}")
         require(self.scale_schedule in SCHEDULES, "scale_schedule", f"one of {', '.join(SCHEDULES)}")
         require(self.loss in ("contrastive", "balanced"), "loss", "contrastive or balanced")
+        require(self.loss == "balanced" or self.positive_weight == 0.5, "positive_weight",
+                "0.5, unless --loss balanced is given")
         require(self.fusion in ("late", "transformer"), "fusion", "late or transformer")
         require(self.precision in precision.SETTINGS, "precision", f"one of {', '.join(precision.SETTINGS)}")
         require(self.task in (0, 1, 2, 3), "task", "0 (train real), 1 (train hash), 2 (test real) or 3 (test hash)")
@@ -151,7 +153,6 @@ class Solver:
     def __init__(self, config: Config):
         config.check()
         self.config = config
-        self.use_progressive_hash = config.use_progressive_hash
         self.scale_min = config.scale_min
         self.scale_max = config.scale_max  # a checkpoint that is tested brings its own
 
@@ -215,6 +216,11 @@ class Solver:
         self.trained: dict = {}  # of a test: how each model was trained
         self.bar = tqdm(disable=True)  # until fit shows one
         self.stop_signal: int | None = None
+
+    @property
+    def use_progressive_hash(self) -> bool:
+        """Whether the scale acts; the heads are built for it, so that it can't be set afterwards."""
+        return self.config.use_progressive_hash
 
     def seed_process(self, epoch: int = 0, step: int = 0) -> None:
         """Give every process its own dropout and noise; the first has those of a run of one."""
@@ -446,8 +452,7 @@ class Solver:
 
     def about(self) -> dict:
         """What every checkpoint says of the training and the data behind it."""
-        config = vars(self.config) | {name: getattr(self, name)
-                                      for name in ("use_progressive_hash", "scale_min", "scale_max")}
+        config = vars(self.config) | {"scale_min": self.scale_min, "scale_max": self.scale_max}
         return {"dataset": self.data.name, "fingerprint": self.data.fingerprint, "image_dim": self.data.image_dim,
                 "text_dim": self.data.text_dim, "config": config, "epoch": self.epoch,
                 "scale": self.log[-1].get("scale", 1.0) if self.log else self.scale_min, "chosen": self.chosen}

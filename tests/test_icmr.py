@@ -78,6 +78,8 @@ def test_scripts_can_train_by_the_epoch_and_read_the_scales(small):
     solver.scale_max = 20.0  # nearer to the signs, which stay the same
     after = solver.evaluate()["8"]
     assert after["quantization_error"] < before["quantization_error"] and after["unpaired"] == before["unpaired"]
+    with pytest.raises(AttributeError):
+        solver.use_progressive_hash = False  # too late for the heads
 
 
 def test_without_progressive_hashing_no_scale_is_shown(small, capsys):
@@ -208,6 +210,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(small):
     (["--scale_min", "0"], "positive"),
     (["--scale_min", "-1"], "positive"),
     (["--batch_size", "49"], "48 pairs"),
+    (["--positive_weight", "0.6"], "unless --loss balanced"),
     (["--task", "7"], "--task 7"),
     (["--run_name", "../elsewhere"], "inside results_dir"),
     (["--hash_lens", "8", "8"], "different"),
