@@ -53,14 +53,15 @@ OPENMOJI_ATTRIBUTES = {
 # --- the file -----------------------------------------------------------------------------------------------
 
 
-def split(count: int, queries: int, seed: int) -> dict[str, np.ndarray]:
-    """``query_idx``, ``retrieval_idx``, ``train_idx``: sorted row numbers, int32; train is all of retrieval.
+def split(count: int, queries: int, seed: int, train: int | None = None) -> dict[str, np.ndarray]:
+    """``query_idx``, ``retrieval_idx``, ``train_idx``: sorted row numbers, int32; train is part of retrieval.
 
-    The queries are the first ``queries`` of ``numpy.random.default_rng(seed).permutation(count)``.
+    The queries are the first ``queries`` of ``numpy.random.default_rng(seed).permutation(count)``; the rest is
+    retrieval, and its first ``train`` (all, if not given) are train.
     """
     rows = np.random.default_rng(seed).permutation(count).astype(np.int32)
-    rest = np.sort(rows[queries:])
-    return {"query_idx": np.sort(rows[:queries]), "retrieval_idx": rest, "train_idx": rest}
+    rest = rows[queries:]
+    return {"query_idx": np.sort(rows[:queries]), "retrieval_idx": np.sort(rest), "train_idx": np.sort(rest[:train])}
 
 
 def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
@@ -73,12 +74,13 @@ def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
     return label, label_names
 
 
-def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]], queries: int,
-                 seed: int, strings: dict[str, list[str]], attributes: dict[str, str], clip: str | None = None) -> None:
+def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]],
+                 splits: dict[str, np.ndarray], strings: dict[str, list[str]], attributes: dict[str, str],
+                 clip: str | None = None) -> None:
     """Encode the pairs, write them to ``out`` and say what is in it.
 
-    ``strings`` are columns of n strings; text features are made of its ``caption``. ``clip`` names the CLIP model to
-    encode with. Raises InputError.
+    ``splits`` are those of :func:`split`; ``strings`` are columns of n strings; text features are made of its
+    ``caption``. ``clip`` names the CLIP model to encode with. Raises InputError.
     """
     if out.suffix != ".h5" or out.is_dir():
         raise InputError(f"--out {out}: found {'a folder' if out.is_dir() else f'file type {out.suffix!r}'}; "
@@ -91,12 +93,13 @@ def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Seq
     image = encode.image(tqdm(images, "images", count, disable=None))
     label, label_names = multi_hot(labels)
     arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), "label": label,
-              **split(count, queries, seed)}
+              **splits}
     for name, column in {"label_names": label_names, **strings}.items():
         encoded = np.char.encode(column, "utf-8")  # fixed length: HDF5 can hang on a damaged heap of strings
         arrays[name] = encoded.astype(h5py.string_dtype("utf-8", encoded.dtype.itemsize))
     write_atomically(out, functools.partial(_write, arrays, {**attributes, "encoders": encode.names}), mode="w+b")
-    print(f"{out}: {count:,} pairs ({queries:,} query, {count - queries:,} retrieval and train), "
+    query, retrieval, train = map(len, splits.values())
+    print(f"{out}: {count:,} pairs ({query:,} query, {retrieval:,} retrieval, {train:,} of them train), "
           f"image {image.shape[1]}, text {text.shape[1]}, {len(label_names)} labels")
 
 
@@ -118,8 +121,8 @@ def make_openmoji(package: Path | None, out: Path) -> None:
     strings = {name: [row[key] for row in rows] for name, key in columns.items()}
     strings["caption"] = [caption(row) for row in rows]
     optional("resvg_py")  # missing is found here, not after the texts
-    make_dataset(out, map(draw, drawings), [[row["group"]] for row in rows], OPENMOJI_QUERIES, 0, strings,
-                 OPENMOJI_ATTRIBUTES)
+    make_dataset(out, map(draw, drawings), [[row["group"]] for row in rows],
+                 split(len(rows), OPENMOJI_QUERIES, 0), strings, OPENMOJI_ATTRIBUTES)
 
 
 def select_rows(rows: list[dict]) -> list[dict]:
@@ -188,18 +191,22 @@ def _npm_pack(folder: Path) -> Path:
 # --- your own images and captions ---------------------------------------------------------------------------
 
 
-def make_folder(images: Path, captions: Path, out: Path, query: str, seed: int, clip: str | None) -> None:
+def make_folder(images: Path, captions: Path, out: Path, query: str, train: int | None, seed: int,
+                clip: str | None) -> None:
     """A folder of images and a table of captions and labels."""
     rows = read_captions(captions)
     queries = query_count(query, len(rows))
+    if train is not None and not 2 <= train <= len(rows) - queries:
+        raise InputError(f"--train {train}: expected 2 to {len(rows) - queries}, the pairs that are not queries")
     if seed < 0:
         raise InputError(f"--seed {seed}; expected a whole number from 0 up")
     paths = [images / row["image"] for row in rows]
     for path in paths:  # a missing image is found before minutes of work
         open_image(path).close()
     strings = {"caption": [row["caption"] for row in rows], "image_file": [row["image"] for row in rows]}
-    make_dataset(out, paths, [row["label"] for row in rows], queries, seed, strings,
-                 {"source": f"{images}, {captions}", "split": f"--query {query} --seed {seed}"}, clip)
+    make_dataset(out, paths, [row["label"] for row in rows], split(len(rows), queries, seed, train), strings,
+                 {"source": f"{images}, {captions}",
+                  "split": f"--query {query} --seed {seed}" + ("" if train is None else f" --train {train}")}, clip)
 
 
 def query_count(query: str, count: int) -> int:
@@ -288,6 +295,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
                      help=".csv or .jsonl with image, caption, label (label: names separated by ';')")
     own.add_argument("--out", type=Path, required=True, help="data/NAME/NAME.h5, for --dataset NAME")
     own.add_argument("--query", default="0.1", help="share (below 1) or number of the pairs that are queries")
+    own.add_argument("--train", type=int, metavar="N", help="number of the other pairs to train on (default: all)")
     own.add_argument("--seed", type=int, default=0, help="of the random split")
     own.add_argument("--clip", metavar="MODEL",
                      help="encode both with a CLIP model: its name on Hugging Face's hub, such as "

