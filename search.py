@@ -74,12 +74,12 @@ def read_items(options: argparse.Namespace, modality: str) -> Items:
     if any(files.values()):
         raise InputError("--dataset and feature files: give one of them")
     data = load_dataset(options.dataset, options.data_dir)
-    split = getattr(data, options.split)
+    split, made_by = getattr(data, options.split), attributes(data).get("encoders")
     return Items(split.image.numpy() if modality in ("image", "both") else None,
                  split.text.numpy() if modality in ("text", "both") else None,
                  split.index if ids is None else ids, {**split.meta, **captions},
                  {"dataset": data.name, "path": str(data.path.absolute()), "fingerprint": data.fingerprint,
-                  "split": options.split, "encoders": attributes(data).get("encoders")})
+                  "split": options.split, "encoders": made_by if isinstance(made_by, str) else None})
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -107,8 +107,9 @@ def read_lines(path: Path) -> np.ndarray:
         raise InputError(f"{path}: cannot be read as UTF-8 text ({reason})") from None
 
 
-def encode_new(index: Index, modality: str, given: str) -> np.ndarray:
-    """Features (1, d) of a text or an image file, if the encoder is the one that made the index's data set.
+def encode_new(index: Index, modality: str, given: str, model: str | None) -> np.ndarray:
+    """Features (1, d) of a text or an image file, if the encoder is the one that made the index's data set; ``model``
+    is where a CLIP model is now.
 
     Raises :class:`InputError` with the reason if it isn't, or isn't installed.
     """
@@ -116,17 +117,21 @@ def encode_new(index: Index, modality: str, given: str) -> np.ndarray:
     if recorded is None:
         raise InputError(f"--{modality}: the index doesn't say which encoder made its features, so that no other query "
                          f"can be encoded like them; search with --item, or --features and the same encoder")
-    return encoders.like(recorded, modality)([given])
+    return encoders.like(recorded, modality, model)([given])
 
 
 def read_queries(index: Index, options: argparse.Namespace) -> tuple[dict[str, np.ndarray], list[str]]:
     """The features of the queries, by modality, and what to call each query."""
+    if options.clip is not None and options.text is None and options.image is None:
+        raise InputError("--clip: only for --text or --image; leave it out")
     if options.text is not None:
         if not options.text.strip():
             raise InputError("--text: empty; give some words")
-        return {"text": encode_new(index, "text", options.text)}, [options.text]
+        if any("\ud800" <= character <= "\udfff" for character in options.text):
+            raise InputError(f"--text: not valid text: {options.text!r}")
+        return {"text": encode_new(index, "text", options.text, options.clip)}, [options.text]
     if options.image is not None:
-        return {"image": encode_new(index, "image", options.image)}, [Path(options.image).name]
+        return {"image": encode_new(index, "image", options.image, options.clip)}, [Path(options.image).name]
     modality = index.about["modality"]
     by = options.by or OTHER.get(modality, "text")
     if options.features is not None:
@@ -224,7 +229,7 @@ def add(options: argparse.Namespace) -> None:
     index = Index.load(options.folder or newest())
     items = read_items(options, index.about["modality"])
     known = [source.get("encoders") for source in (index.about["source"], items.source)]
-    if None not in known and known[0] != known[1]:
+    if None not in known and not encoders.same(*known):
         raise InputError(f"{index.folder}: its features were made by {known[0]}, those to add by {known[1]}; "
                          f"their codes can't be compared")
     before = len(index)
@@ -423,6 +428,8 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     many = ask.add_mutually_exclusive_group()
     many.add_argument("--topk", type=int, metavar="K", help="how many items (default: 10, or all of fewer)")
     many.add_argument("--radius", type=int, metavar="R", help="all items within this Hamming distance instead")
+    ask.add_argument("--clip", metavar="MODEL", help="the CLIP model for --text or --image, if it isn't where the data "
+                                                     "set says: a name on Hugging Face's hub or a folder")
     ask.add_argument("--rerank", type=int, metavar="N", help="re-order the best N by the real-valued query against the "
                                                              "binary codes")
     ask.add_argument("--json", action="store_true", help="print JSON")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import pickle
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -55,6 +57,25 @@ def test_a_photograph_on_its_side_is_turned_upright(tmp_path):
     assert (pixels[0, 0] == (255, 0, 0)).all() and (pixels[-1, 0] == (0, 0, 255)).all()
 
 
+def test_damaged_exif_says_nothing_of_the_orientation(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    Image.new("RGB", (224, 224), "red").save(tmp_path / "photo.jpg", exif=exif, quality=100)
+    whole = (tmp_path / "photo.jpg").read_bytes()
+    start = whole.index(b"Exif\0\0") + 6
+    (tmp_path / "photo.jpg").write_bytes(whole[:start] + b"\0\0" + whole[start + 2:])
+    assert (encoders.square(tmp_path / "photo.jpg")[..., 0] > 250).all()
+
+
+def test_an_image_of_too_many_pixels_says_so(tmp_path, monkeypatch):
+    Image.new("1", (300, 300)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
+    with pytest.raises(InputError, match=r"large\.png: has more than 80,000 pixels; make it smaller"):
+        encoders.square(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)  # Pillow only warns of less than twice as many
+    assert encoders.square(tmp_path / "large.png").shape == (224, 224, 3)
+
+
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("kind", ["png", "jpeg", "gif", "webp", "bmp", "tiff"])
 def test_a_truncated_image_is_named(kind, tmp_path):
@@ -87,6 +108,18 @@ def test_image_features_do_not_depend_on_the_batch():
 
 
 # --- CLIP ---------------------------------------------------------------------------------------------------
+
+
+def test_a_clip_model_is_known_by_its_weights_and_not_by_its_folder(monkeypatch):
+    monkeypatch.setattr(encoders, "clip", lambda model: encoders.Encoders(
+        f"images of {model}", f"texts of {model}", f"CLIP ({model}, weights 12ab)"))
+    assert encoders.like("CLIP (a, (b)\nc, weights 12ab)", "text") == "texts of a, (b)\nc"
+    assert encoders.like("CLIP (a, weights 12ab)", "image", "/moved") == "images of /moved"
+    with pytest.raises(InputError, match=r"made by CLIP \(a, weights 12ac\), and CLIP \(a, weights 12ab\) is here"):
+        encoders.like("CLIP (a, weights 12ac)", "text")
+    assert encoders.same("CLIP (a, weights 12ab)", "CLIP (/b, weights 12ab)") and encoders.same("mine", "mine")
+    assert not encoders.same("CLIP (a, weights 12ab)", "CLIP (a, weights 12ac)")
+    assert not encoders.same("CLIP (a, weights 12ab)", "mine")
 
 
 def tiny_clip(folder, seed: int = 0, **vision) -> str:
@@ -142,26 +175,98 @@ def test_clip_gives_both_modalities_one_space(tmp_path):
 
 @needs_encoders
 def test_a_query_gets_the_clip_model_of_its_data_set(tmp_path):
-    model = tiny_clip(tmp_path / "clip")
-    found = encoders.clip(model)
+    found = encoders.clip(tiny_clip(tmp_path / "clip"))
     np.testing.assert_array_equal(encoders.like(found.names, "text")(["a cat"]), found.text(["a cat"]))
+    (tmp_path / "clip").rename(tmp_path / "moved, (1)")
     encoders.clip.cache_clear()
-    tiny_clip(tmp_path / "clip", seed=1)
-    with pytest.raises(InputError, match="--text: the features were made by CLIP .* is here; search with --item"):
+    with pytest.raises(InputError, match=r"--text: the features were made by CLIP .* give its folder with --clip"):
         encoders.like(found.names, "text")
+    moved = str(tmp_path / "moved, (1)")
+    np.testing.assert_array_equal(encoders.like(found.names, "text", moved)(["a cat"]), found.text(["a cat"]))
+    assert encoders.same(encoders.clip(moved).names, found.names)
+    # Other weights, words or preprocessing make other features.
+    settings = json.loads((tmp_path / "moved, (1)" / "preprocessor_config.json").read_text())
+    settings["image_mean"] = [0.5, 0.5, 0.5]
+    (tmp_path / "moved, (1)" / "preprocessor_config.json").write_text(json.dumps(settings))
+    other = tiny_clip(tmp_path / "other", seed=1)
+    for model in (moved, other):
+        encoders.clip.cache_clear()
+        with pytest.raises(InputError, match="--text: the features were made by CLIP .* is here; search with --item"):
+            encoders.like(found.names, "text", model)
+
+
+def edited(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def without_tokenizer(folder):
+    (folder / "tokenizer.json").unlink()
+
+
+def half_the_weights(folder):
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[:len(whole) // 2])
+
+
+def weights_not_numbers(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    weights["text_projection.weight"][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def code_for_weights(folder):
+    class Evil:
+        def __reduce__(self):
+            return (folder / "ran").touch, ()
+
+    (folder / "model.safetensors").unlink()
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Evil()))
+
+
+def code_for_a_configuration(folder):
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\n")
+    edited(folder / "config.json", model_type="evil", auto_map={"AutoConfig": "evil.C"})
+
+
+def more_layers(folder):
+    vision = json.loads((folder / "config.json").read_text())["vision_config"]
+    edited(folder / "config.json", vision_config=vision | {"num_hidden_layers": 3})
 
 
 @needs_encoders
-def test_what_is_no_clip_model_is_one_line(tmp_path):
-    with pytest.raises(InputError, match="nowhere: can't be loaded .* expected a CLIP model of Hugging Face's hub"):
-        encoders.clip(str(tmp_path / "nowhere"))
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "config.json").write_text('{"model_type": "bert"}')
-    with pytest.raises(InputError, match="other: a model of the kind 'bert'; expected a CLIP model"):
-        encoders.clip(str(tmp_path / "other"))
-    tiny_clip(tmp_path / "more")
-    config = json.loads((tmp_path / "more" / "config.json").read_text())
-    config["vision_config"]["num_hidden_layers"] = 3
-    (tmp_path / "more" / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match="more: 16 weights are missing, the first is vision_model.encoder.layers.2"):
-        encoders.clip(str(tmp_path / "more"))
+@pytest.mark.parametrize("damage, reason", [
+    (shutil.rmtree, "expected the name of one on Hugging Face's hub"),
+    (without_tokenizer, "its tokenizer takes every text for the same"),
+    (half_the_weights, "can't be used as a CLIP model"),
+    (weights_not_numbers, "gives features that are not finite"),
+    (code_for_weights, "can't be used as a CLIP model"),
+    (code_for_a_configuration, "can't be used as a CLIP model"),
+    (more_layers, r"16 missing weights, the first is vision_model\.encoder\.layers\.2"),
+    (lambda folder: edited(folder / "config.json", projection_dim=25), "2 mismatched weights, the first is"),
+    (lambda folder: edited(folder / "config.json", model_type="siglip"), r"\(it is of the kind 'siglip', not 'clip'\)"),
+    (lambda folder: (folder / "tokenizer.json").write_text("{}"), "can't be used as a CLIP model"),
+    (lambda folder: (folder / "preprocessor_config.json").write_text("[]"), "can't be used as a CLIP model"),
+    (lambda folder: edited(folder / "preprocessor_config.json", size=336, crop_size=336), "336"),
+])
+def test_what_is_no_sound_clip_model_is_one_line(damage, reason, tmp_path, capfd):
+    model = tiny_clip(tmp_path / "clip")
+    encoders.clip.cache_clear()
+    damage(tmp_path / "clip")
+    capfd.readouterr()
+    with pytest.raises(InputError, match=reason) as error:
+        encoders.clip(model)
+    assert str(error.value).startswith(model) and "\n" not in str(error.value)
+    assert not (tmp_path / "clip" / "ran").exists()
+    assert capfd.readouterr().out == ""
+
+
+@needs_encoders
+def test_a_slim_image_is_cropped_before_it_is_scaled(tmp_path):
+    found = encoders.clip(tiny_clip(tmp_path / "clip"))
+    slim = Image.new("RGB", (4000, 20), "red")
+    slim.paste("blue", (1990, 0, 2010, 20))
+    middle = slim.crop((1980, 0, 2020, 20))
+    np.testing.assert_allclose(found.image([slim]), found.image([middle]), atol=1e-5)
+    assert found.image([Image.new("RGB", (30_000, 1))]).shape == (1, 24)
