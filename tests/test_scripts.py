@@ -109,7 +109,7 @@ def test_run_tests_passes_its_arguments_to_pytest(code):
 def commands(readme: str) -> list[list[str]]:
     """The command lines of a README's code blocks that run bash or Python."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
-    return [shlex.split(line, comments=True) for block in blocks for line in block.splitlines()
+    return [shlex.split(line, comments=True) for block in blocks for line in block.replace("\\\n", "").splitlines()
             if line.startswith(("bash ", "python "))]
 
 
