@@ -1,7 +1,6 @@
 """What makes the code fast changes no figure: one pass of evaluation, the precisions, and the benchmark's reference."""
 
 import json
-import statistics
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +10,6 @@ import pytest
 import torch
 
 import benchmark_speed
-import evaluation
 import ICMR
 import load_data
 import metric
@@ -47,37 +45,6 @@ def test_rankings_of_other_rows_than_the_labels_are_refused():
     good = codes(random, 4, 8), codes(random, 6, 8)
     with pytest.raises(metric.InputError, match="retrieval codes have 5 rows and retrieval labels 6"):
         metric.hamming_histograms([good, (good[0], codes(random, 5, 8))], *labels)
-
-
-@pytest.mark.parametrize("settings", [[], ["--fusion", "transformer", "--batch_norm", "false"]])
-def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, settings):
-    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, *settings)))
-    solver.trainhash(2.0)
-    figures = solver.evaluate()
-    data = solver.data
-    with torch.no_grad():
-        query, retrieval = (solver.model.eval()(split.image, split.text) for split in (data.query, data.retrieval))
-    for bits in (4, 8):
-        for protocol in ("unpaired", "paired"):
-            for way, side, item in (("i2t", 0, 1), ("t2i", 1, 0)):
-                pair = [metric.sign_codes(solver.model.split(x)[bits].numpy())
-                        for x in (query[protocol][side], retrieval[protocol][item])]
-                alone = metric.evaluate(*pair, data.query.label, data.retrieval.label)
-                assert figures[str(bits)][protocol][way] == alone
-        outputs = torch.tanh(10 * torch.cat([solver.model.split(x)[bits] for x in retrieval["unpaired"]])).numpy()
-        assert figures[str(bits)]["quantization_error"] == pytest.approx(metric.quantization_error(outputs), rel=1e-9)
-        balance = statistics.mean(metric.bit_balance(metric.sign_codes(side)) for side in np.split(outputs, 2))
-        assert figures[str(bits)]["bit_balance"] == pytest.approx(balance, rel=1e-9)
-
-
-def test_outputs_in_blocks_are_those_of_the_whole_split(small):
-    solver = ICMR.Solver(ICMR.parse(toy_arguments(small)))
-    whole, blocks = (list(evaluation.outputs(solver.model, solver.data.retrieval, rows=rows)) for rows in (1000, 16))
-    assert len(whole) == 1 and len(blocks) == 5
-    assert len(whole[0]["paired"]) == 1 and len(whole[0]["unpaired"]) == 2  # late fusion: one code for both sides
-    for protocol, sides in whole[0].items():
-        for side, x in enumerate(sides):
-            assert torch.allclose(torch.cat([block[protocol][side] for block in blocks]), x, atol=1e-6)
 
 
 def test_memory_of_the_counting_does_not_grow_with_the_database():
