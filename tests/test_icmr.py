@@ -19,6 +19,8 @@ import checkpoint
 import ICMR
 import metric
 from load_data import load_dataset
+from loss import ContrastiveLoss
+from structure import nearest_codes, structure_targets
 from toy import toy_arguments, write_toy
 
 ROOT = Path(__file__).parents[1]
@@ -80,6 +82,26 @@ def test_scripts_can_train_by_the_epoch_and_read_the_scales(small):
     assert after["quantization_error"] < before["quantization_error"] and after["unpaired"] == before["unpaired"]
     with pytest.raises(AttributeError):
         solver.use_progressive_hash = False  # too late for the heads
+
+
+def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_and_codes(small):
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--structure_weight", "0.4",
+                                                  "--alike", "0.2", "--temperature", "0.6")))
+    image, text = solver.image[:16], solver.text[:16]
+    features = structure_targets(*(side[:16] for side in solver.structure), solver.chosen["structure_temperature"])
+    solver.model.eval()
+    x = solver.model.encode(image=image), solver.model.encode(text=text)
+    targets = 0.7 * features + 0.3 * nearest_codes(*x, 0.2)
+    losses = [ContrastiveLoss(0.6, 0.4)(*(torch.tanh(5 * side[:, bits]) for side in x), targets)
+              for bits in (slice(0, 4), slice(4, 12))]
+    assert torch.allclose(solver.hash_loss(image, text, features, 5.0), sum(losses) / 2)
+
+
+def test_the_optimizer_has_ucmfhs_settings(small):
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--fusion", "transformer", "--lr", "3e-3")))
+    fusion, heads = solver.optimizer.param_groups
+    assert (fusion["lr"], heads["lr"]) == (1e-4, 3e-3) and fusion["betas"] == heads["betas"] == (0.5, 0.999)
+    assert set(fusion["params"]) == set(solver.model.FuseTrans.parameters())
 
 
 def test_without_progressive_hashing_no_scale_is_shown(small, capsys):

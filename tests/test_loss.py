@@ -65,6 +65,16 @@ def test_structure_targets_are_distributions_without_the_pair_itself():
     assert targets.diagonal().abs().max() == 0 and targets.min() >= 0
 
 
+def test_structure_targets_follow_both_modalities_alike():
+    image, text = (torch.nn.functional.normalize(torch.randn(6, width), dim=1) for width in (3, 4))
+    targets = structure_targets(image, text, 0.2)
+    for pair in range(6):
+        others = [other for other in range(6) if other != pair]
+        weights = torch.stack([((image[pair] @ image[other] + text[pair] @ text[other]) / 2 / 0.2).exp()
+                               for other in others])
+        torch.testing.assert_close(targets[pair, others], weights / weights.sum())
+
+
 def test_nearest_codes_are_those_of_the_smallest_hamming_distance():
     torch.manual_seed(0)
     image, text = torch.randn(2, 40, 64).double()

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model import SCHEDULES, FuseTransEncoder, HashModel, ImageMlp, TextMlp, scale_at
+from model import SCHEDULES, FeatureInput, FuseTransEncoder, HashModel, ImageMlp, TextMlp, scale_at
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
@@ -96,3 +96,17 @@ def test_encode_takes_an_item_as_it_comes(fusion):
     torch.testing.assert_close(model.encode(image=image), whole["unpaired"][0])
     torch.testing.assert_close(model.encode(text=text), whole["unpaired"][1])
     torch.testing.assert_close(model.encode(image, text), sum(whole["paired"]) / (2 if fusion == "late" else 2**0.5))
+
+
+@pytest.mark.parametrize("width, spread", [(10, 384), (384, 384), (1280, 1280)])
+def test_noise_is_spread_over_the_dimensions_and_limited_in_narrow_features(width, spread):
+    torch.manual_seed(0)
+    inputs, features = FeatureInput(width, noise=0.5), torch.randn(2000, width)
+    inputs.fit(features)
+    still = inputs.eval()(features)
+    torch.testing.assert_close(still.norm(dim=1), torch.ones(2000))
+    noise = inputs.train()(features) - still
+    assert noise.std().item() == pytest.approx(0.5 / spread**0.5, rel=0.03)
+    raw = FeatureInput(width, centre=False, noise=0.5)
+    noise = raw.train()(3 * still) - 3 * still  # relative to the length of a feature
+    assert noise.std().item() == pytest.approx(3 * 0.5 / spread**0.5, rel=0.03)
