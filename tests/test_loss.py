@@ -138,6 +138,12 @@ def test_the_temperature_is_half_the_uncertainty_that_held_out_partners_leave():
     assert contrast_temperatures(image, text, [8], batch=64)[8] == pytest.approx(expected.item(), abs=0.01)
 
 
+def test_both_directions_say_how_surely_partners_are_told():
+    found = [contrast_temperatures(*sides, [4], batch=50)[4]
+             for sides in (features(800, 4, 1.0), features(800, 4, 1.0)[::-1])]
+    assert found[0] == pytest.approx(found[1], rel=1e-3)
+
+
 def test_too_few_pairs_to_hold_any_out_get_the_published_temperature():
     assert contrast_temperatures(*features(120, 3, 0.1), [16], batch=64) == {16: 0.5}
     assert contrast_temperatures(*features(128, 3, 0.1), [16], batch=64)[16] < 0.4

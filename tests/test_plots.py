@@ -92,6 +92,11 @@ def test_code_histogram_gives_shares():
     assert histogram["share"][0] == 0.25 and histogram["share"][-1] == 0.5
 
 
+def test_a_goal_is_reached_at_the_first_epoch_that_has_it():
+    assert curves.reached([2, 4, 6], [0.5, 0.7, 0.6], 0.7) == 4
+    assert curves.reached([2, 4, 6], [0.5, 0.7, 0.6], 0.8) == float("inf")
+
+
 # --- plots --------------------------------------------------------------------------------------------------------
 
 
