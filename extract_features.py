@@ -140,7 +140,7 @@ def caption(row: dict) -> str:
 def draw(svg: bytes) -> Image:
     """An SVG drawing at 224 x 224 pixels on white."""
     png = optional("resvg_py").svg_to_bytes(svg_string=svg.decode(), width=IMAGE_SIZE, height=IMAGE_SIZE,
-                                             background="white", skip_system_fonts=True)
+                                            background="white", skip_system_fonts=True)
     return optional("PIL.Image").open(io.BytesIO(png)).convert("RGB")
 
 
@@ -274,7 +274,7 @@ def _text(where: str, key: str, fields: object) -> str:
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: {key!r} is {value!r}; expected text")
-    if "\0" in value or not value.isascii() and any("\ud800" <= character <= "\udfff" for character in value):
+    if "\0" in value or not encoders.is_unicode(value):
         raise InputError(f"{where}: {key!r} has a character that is not valid text: {value!r}")
     return value.strip()
 

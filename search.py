@@ -127,7 +127,7 @@ def read_queries(index: Index, options: argparse.Namespace) -> tuple[dict[str, n
     if options.text is not None:
         if not options.text.strip():
             raise InputError("--text: empty; give some words")
-        if any("\ud800" <= character <= "\udfff" for character in options.text):
+        if not encoders.is_unicode(options.text):
             raise InputError(f"--text: not valid text: {options.text!r}")
         return {"text": encode_new(index, "text", options.text, options.clip)}, [options.text]
     if options.image is not None:
