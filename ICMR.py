@@ -430,6 +430,8 @@ class Solver:
         The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
+        if self.training and self.hashing:
+            self.model.calibrate(zip(self.image.split(evaluation.ROWS), self.text.split(evaluation.ROWS)))
         try:
             if self.hashing:
                 return evaluation.evaluate_codes(self.model, self.data, self.scale_max)

@@ -41,6 +41,30 @@ def test_batch_normalisation_makes_the_scale_act():
     assert ImageMlp(20, 8, batch_norm=False).train().project(features).abs().mean() < 0.3
 
 
+@pytest.mark.parametrize("fusion", ["late", "transformer"])
+def test_calibration_gives_the_training_pairs_balanced_bits_of_deviation_1(fusion):
+    torch.manual_seed(0)
+    image, text = 3 + torch.randn(100, 20), torch.randn(100, 12)
+    model = HashModel(20, 12, [4, 8], fusion=fusion, noise=1.0)
+    for head in (model.ImageMlp, model.TextMlp):
+        head.tohash.weight.data *= 100  # so that batch norm's epsilon is nothing
+    for _ in range(5):
+        model.train()(image, text)  # moving averages, of features with noise
+    model.calibrate(zip(image.split(33), text.split(33)))
+    assert not model.training
+    for head, side in zip((model.ImageMlp, model.TextMlp), model.fuse(image, text)):
+        x = head.project(side).detach()
+        torch.testing.assert_close(x.mean(dim=0), torch.zeros(12), atol=1e-5, rtol=0)
+        torch.testing.assert_close(x.std(dim=0, correction=0), torch.ones(12), atol=1e-3, rtol=0)
+
+
+def test_heads_without_batch_norm_have_nothing_to_calibrate():
+    model = HashModel(20, 12, [4], batch_norm=False)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    model.calibrate([(torch.randn(9, 20), torch.randn(9, 12))])
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
 def test_fusion_is_a_transformer_encoder_over_one_token():
     torch.manual_seed(0)
     ours = FuseTransEncoder(6, 6, num_layers=2, feedforward=10).eval()
