@@ -63,7 +63,8 @@ class Config:
         self.loss = "contrastive"
         self.positive_weight = 0.5  # of the balanced loss; 0.5 is the plain one
         self.temperature = 0.0  # 0: chosen for each code length from the training pairs (structure.py)
-        self.structure_weight = 0.5  # share of each target that goes to pairs that are alike; 0: partners only
+        self.structure_start = 0.8  # share of each target that goes to pairs that are alike, in the first epoch
+        self.structure_end = 0.2  # in the last; both 0: partners only
         self.alike = 0.15  # share of a batch that a pair is like
         self.code_weight = 0.5  # share of that given to the nearest codes, as far as learned; the rest by the features
 
@@ -122,7 +123,7 @@ class Config:
             require(0 < getattr(self, name) <= 1000, name, "a positive number up to 1000")
         for name in ("lr", "lr_fusion"):
             require(0 < getattr(self, name) < float("inf"), name, "a positive number")
-        for name in ("structure_weight", "positive_weight", "alike", "code_weight"):
+        for name in ("structure_start", "structure_end", "positive_weight", "alike", "code_weight"):
             require(0 <= getattr(self, name) <= 1, name, "a number from 0 to 1")
         for name in ("noise", "temperature"):
             require(0 <= getattr(self, name) < float("inf"), name, "0 or more")
@@ -252,7 +253,7 @@ class Solver:
     def choose_loss(self, image: Tensor, text: Tensor) -> None:
         """Make the loss of each code length, with the temperatures that the training features ask for."""
         config = self.config
-        if config.structure_weight:
+        if self.structured:
             self.structure = shared_space(image, text)
             self.chosen["structure_temperature"] = structure_temperature(*self.structure, config.batch_size,
                                                                          config.alike)
@@ -263,8 +264,22 @@ class Solver:
         self.chosen["temperature"] = {str(bits): temperature for bits, temperature in temperatures.items()}
         make = (ContrastiveLoss if config.loss == "contrastive" else
                 functools.partial(BalancedContrastiveLoss, positive_weight=config.positive_weight))
-        self.criteria = {bits: make(temperature=temperature, structure_weight=config.structure_weight)
-                         for bits, temperature in temperatures.items()}
+        self.criteria = {bits: make(temperature=temperature) for bits, temperature in temperatures.items()}
+
+    @property
+    def structured(self) -> bool:
+        """Whether any share of the targets goes to pairs that are alike."""
+        return max(self.config.structure_start, self.config.structure_end) > 0
+
+    @property
+    def progress(self) -> float:
+        """How far training is, by whole epochs: 0 in the first, 1 in the last."""
+        return min(self.epoch / max(self.config.epoch - 1, 1), 1.0)
+
+    @property
+    def structure_share(self) -> float:
+        """The share of each target that goes to pairs that are alike, in this epoch."""
+        return (1 - self.progress) * self.config.structure_start + self.progress * self.config.structure_end
 
     # --- training -----------------------------------------------------------------------------------------------------
 
@@ -295,12 +310,11 @@ class Solver:
                         dynamic_ncols=True, disable=True if parallel.rank() else None)
         try:
             while self.epoch < config.epoch:
-                progress = self.epoch / max(config.epoch - 1, 1)
                 say(f"epoch: {self.epoch + 1}")
                 scale = 1.0
                 if self.hashing and self.use_progressive_hash:
-                    scale = scale_at(progress, self.scale_min, self.scale_max, config.scale_schedule)
-                    say(f"  Progressive scale: {scale:.2f} (progress: {100 * progress:.1f}%)")
+                    scale = scale_at(self.progress, self.scale_min, self.scale_max, config.scale_schedule)
+                    say(f"  Progressive scale: {scale:.2f} (progress: {100 * self.progress:.1f}%)")
                 self.trainhash(scale) if self.hashing else self.trainfusion()
                 entry = self.log[-1]
                 say("  " + " | ".join(f"{label} {entry[key]:.4f}" for label, key in SHOWN if key in entry)
@@ -336,7 +350,7 @@ class Solver:
     def trainfusion(self) -> float:
         """Train the real-valued fusion for one epoch; returns its mean loss."""
         def loss(image: Tensor, text: Tensor, structure: Tensor | None) -> Tensor:
-            return sum(self.criteria[DIMENSIONS](*map(parallel.gather, sides), structure)
+            return sum(self.criteria[DIMENSIONS](*map(parallel.gather, sides), structure, self.structure_share)
                        for sides in self.model(image, text).values())
 
         return self.train_epoch(loss)
@@ -351,10 +365,11 @@ class Solver:
         if structure is not None and config.code_weight:
             nearest = nearest_codes(*x.chunk(2), config.alike)
             structure = torch.lerp(structure, nearest.to(structure.dtype), config.code_weight)
-        loss = sum(self.criteria[bits](*code.chunk(2), structure)
+        loss = sum(self.criteria[bits](*code.chunk(2), structure, self.structure_share)
                    for bits, code in model.split(codes).items()) / len(config.hash_lens)
         if config.fusion == "transformer":
-            loss = self.criteria[DIMENSIONS](*map(parallel.gather, features), structure) + 0.5 * loss
+            fused = self.criteria[DIMENSIONS](*map(parallel.gather, features), structure, self.structure_share)
+            loss = fused + 0.5 * loss
         return loss
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
@@ -385,7 +400,7 @@ class Solver:
         while self.step < steps:
             rows = order[self.step * batch:(self.step + 1) * batch]
             structure = None
-            if self.config.structure_weight:
+            if self.structured:
                 structure = structure_targets(*(side[rows] for side in self.structure),
                                               self.chosen["structure_temperature"])
             rows = rows[parallel.part(batch)]
@@ -708,7 +723,8 @@ HELP = {
     "loss": "contrastive, or balanced: positives and negatives weighted against each other",
     "positive_weight": "weight of the positives in the balanced loss, 0 to 1",
     "temperature": "of the contrastive loss; 0: for each code length by how surely pairs can be told apart",
-    "structure_weight": "share of each target given to pairs that are alike, 0 to 1",
+    "structure_start": "share of each target given to pairs that are alike in the first epoch, 0 to 1",
+    "structure_end": "the same in the last epoch",
     "alike": "share of a batch that a pair is taken to be like, 0 to 1",
     "code_weight": "share of that given to the pairs with the nearest codes, the rest to those with like features",
     "fusion": "how items with both modalities get a code: late, or UCMFH's transformer",

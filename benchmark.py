@@ -45,7 +45,9 @@ from files import check_writable, write_atomically
 from load_data import Dataset, load_dataset
 
 DEFAULT, OFF = "ours", "ours, progressive off"
-HEADS = dict(hidden=4096, batch_norm=False, centre=False, noise=0.0, structure_weight=0.0, temperature=0.5,
+PARTNERS = dict(structure_start=0.0, structure_end=0.0)  # targets that are partners only
+STEADY = dict(structure_start=0.5, structure_end=0.5)  # half of each target to pairs that are alike, throughout
+HEADS = dict(hidden=4096, batch_norm=False, centre=False, noise=0.0, temperature=0.5, **PARTNERS,
              use_progressive_hash=False)  # UCMFH's heads, loss and settings, on the features alone
 STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ from the default}
     "methods": {OFF: {"use_progressive_hash": False}, DEFAULT: {}},
@@ -54,16 +56,20 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "+ centred features": {**HEADS, "centre": True},
         "+ batch norm before the tanh": {**HEADS, "centre": True, "batch_norm": True},
         "+ hidden layer of 1024": {**HEADS, "centre": True, "batch_norm": True, "hidden": 1024},
-        "+ progressive scale": {"temperature": 0.5, "noise": 0.0, "structure_weight": 0.0},
-        "+ structure targets from the features": {"temperature": 0.5, "noise": 0.0, "code_weight": 0.0},
-        "+ half of them from the codes": {"temperature": 0.5, "noise": 0.0},
-        "+ feature noise": {"temperature": 0.5},
-        "+ temperatures from the pairs: ours": {},
+        "+ progressive scale": {"temperature": 0.5, "noise": 0.0, **PARTNERS},
+        "+ structure targets from the features": {"temperature": 0.5, "noise": 0.0, "code_weight": 0.0, **STEADY},
+        "+ half of them from the codes": {"temperature": 0.5, "noise": 0.0, **STEADY},
+        "+ feature noise": {"temperature": 0.5, **STEADY},
+        "+ temperatures from the pairs": STEADY,
+        "+ their share falls from 0.8 to 0.2: ours": {},
         "ours, progressive off": {"use_progressive_hash": False},
         "ours, no batch norm": {"batch_norm": False},
         "ours, no batch norm, progressive off": {"batch_norm": False, "use_progressive_hash": False},
         "ours, not centred": {"centre": False},
-        "ours, no structure targets": {"structure_weight": 0.0},
+        "ours, no structure targets": PARTNERS,
+        "ours, structure's share 0.5, progressive off": {**STEADY, "use_progressive_hash": False},
+        "ours, structure's share from 0.9 to 0.1": {"structure_start": 0.9, "structure_end": 0.1},
+        "ours, structure's share from 0.2 to 0.8": {"structure_start": 0.2, "structure_end": 0.8},
         "ours, structure from the features": {"code_weight": 0.0},
         "ours, structure from the features, progressive off": {"code_weight": 0.0, "use_progressive_hash": False},
         "ours, structure from the codes": {"code_weight": 1.0},

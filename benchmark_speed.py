@@ -40,8 +40,8 @@ from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
 from precision import now
 
 LENGTHS = (16, 32, 64, 128)
-UCMFH = dict(fusion="transformer", hidden=4096, batch_norm=False, centre=False, noise=0.0, structure_weight=0.0,
-             temperature=0.5)  # the settings under which ICMR.py trains what UCMFH trains
+UCMFH = dict(fusion="transformer", hidden=4096, batch_norm=False, centre=False, noise=0.0, structure_start=0.0,
+             structure_end=0.0, temperature=0.5)  # the settings under which ICMR.py trains what UCMFH trains
 
 
 # --- the reference: what UCMFH computes, in the plainest way ----------------------------------------------------------

@@ -19,19 +19,19 @@ class ContrastiveLoss(nn.Module):
     NT-Xent counts every other pair as a negative, also those that show the same thing. Where a ``structure`` (B, B) is
     given, whose rows say how much the other pairs are like pair i (structure.py), the positive s_kp(k) becomes
 
-        (1 - w) * s_kp(k) + w * sum_j structure_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = structure_weight
+        (1 - w) * s_kp(k) + w * sum_j structure_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = share
     """
 
-    def __init__(self, temperature: float = 0.5, structure_weight: float = 0.0):
+    def __init__(self, temperature: float = 0.5):
         super().__init__()
-        self.temperature, self.structure_weight = temperature, structure_weight
+        self.temperature = temperature
 
-    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> Tensor:
+    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None, share: float = 0.5) -> Tensor:
         """Loss of ``image`` (B, d) and ``text`` (B, d), row i of one being the partner of row i of the other."""
-        alignment, uniformity = self.terms(image, text, structure)
+        alignment, uniformity = self.terms(image, text, structure, share)
         return uniformity - alignment
 
-    def terms(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def terms(self, image: Tensor, text: Tensor, structure: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
         """The mean of the positives, which pull together, and of the log-sums, which spread everything else."""
         pairs = len(image)
         wide = torch.promote_types(image.dtype, torch.float32)  # whatever the precision of the network
@@ -39,9 +39,9 @@ class ContrastiveLoss(nn.Module):
             embeddings = normalize(torch.cat([image, text]).to(wide), dim=1)
             similarity = embeddings @ embeddings.T / self.temperature
         alignment = torch.diagonal(similarity, pairs).mean()  # s is symmetric: both sides have the same partners
-        if structure is not None and self.structure_weight:
+        if structure is not None:
             likeness = (structure.repeat(2, 2) * similarity).sum() / (4 * pairs)
-            alignment = (1 - self.structure_weight) * alignment + self.structure_weight * likeness
+            alignment = (1 - share) * alignment + share * likeness
         itself = torch.eye(2 * pairs, dtype=torch.bool, device=image.device)
         return alignment, torch.logsumexp(similarity.masked_fill(itself, -torch.inf), dim=1).mean()
 
@@ -57,10 +57,10 @@ class BalancedContrastiveLoss(ContrastiveLoss):
     it out.
     """
 
-    def __init__(self, temperature: float = 0.5, structure_weight: float = 0.0, positive_weight: float = 0.5):
-        super().__init__(temperature, structure_weight)
+    def __init__(self, temperature: float = 0.5, positive_weight: float = 0.5):
+        super().__init__(temperature)
         self.positive_weight = positive_weight
 
-    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None) -> Tensor:
-        alignment, uniformity = self.terms(image, text, structure)
+    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None, share: float = 0.5) -> Tensor:
+        alignment, uniformity = self.terms(image, text, structure, share)
         return 2 * ((1 - self.positive_weight) * uniformity - self.positive_weight * alignment)

@@ -26,7 +26,7 @@ def test_loss_and_gradient_equal_the_formula(pairs, share):
     torch.manual_seed(pairs)
     image, text = (torch.randn(pairs, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
     structure = structure_targets(torch.randn(pairs, 3).double(), torch.randn(pairs, 3).double(), 0.5)
-    ours = ContrastiveLoss(0.3, share)(image, text, structure)
+    ours = ContrastiveLoss(0.3)(image, text, structure, share)
     theirs = naive(image, text, 0.3, structure, share)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
     for a, b in zip(torch.autograd.grad(ours, (image, text)), torch.autograd.grad(theirs, (image, text))):
