@@ -1,5 +1,6 @@
 """What makes the code fast changes no figure: one pass of evaluation, the precisions, and the benchmark's reference."""
 
+import contextlib
 import json
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +26,24 @@ def small(tmp_path):
 
 def codes(random, rows, bits):
     return random.choice([-1, 1], (rows, bits))
+
+
+@pytest.mark.parametrize("settings", [[], ["--fusion", "transformer"], ["--loss", "balanced", "--structure_end", "0"],
+                                      ["--batch_norm", "false"], ["--structure_start", "0", "--structure_end", "0"],
+                                      ["--task", "0"]])
+def test_training_waits_for_no_number_from_the_device_before_the_epoch_is_over(small, monkeypatch, settings):
+    """On the meta device, whose tensors have no values to read, and which computes with no other device's tensors."""
+    monkeypatch.setattr(torch, "autocast", lambda *arguments, **more: contextlib.nullcontext())  # it knows no meta
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, *settings)))
+    solver.device = torch.device("meta")
+    solver.model.to("meta")
+    solver.image, solver.text = solver.image.to("meta"), solver.text.to("meta")
+    if solver.structured:
+        solver.structure = tuple(side.to("meta") for side in solver.structure)
+    solver.optimizer = torch.optim.Adam(solver.model.parameters())
+    with pytest.raises(NotImplementedError, match="Cannot copy out of meta tensor"):
+        solver.trainhash(2.0) if solver.hashing else solver.trainfusion()
+    assert solver.step == 70 // 16
 
 
 def test_several_rankings_at_once_are_the_single_ones(monkeypatch):
