@@ -332,7 +332,7 @@ class Solver:
             command = ("the same torchrun command" if parallel.size() > 1 else
                        shlex.join([os.path.basename(sys.executable), *sys.argv]))
             say(f"Stopped in epoch {self.epoch + 1} after {self.step} of its {steps} steps; the state is saved. "
-                f"To go on: {command}{'' if config.resume else ' --resume'}")
+                f"To resume: {command}{'' if config.resume else ' --resume'}")
             raise SystemExit(128 + (self.stop_signal or signal.SIGTERM)) from None
         finally:
             self.bar.close()
@@ -494,7 +494,7 @@ class Solver:
             "precision": [self.precision, self.speedup], "random": random, "random_cuda": random_cuda})
 
     def load_state(self) -> None:
-        """Go on from the saved state. Raises :class:`InputError` if it is another run's."""
+        """Resume from the saved state. Raises :class:`InputError` if it is another run's."""
         about = self.about()
         state = checkpoint.load(self.state_path, {key: about[key] for key in SAME_DATA})
         for name, value in about["config"].items():
@@ -519,7 +519,7 @@ class Solver:
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise InputError(f"{self.state_path}: not the state of an interrupted run "
                              f"({type(error).__name__}: {error}); start without --resume") from error
-        say(f"Going on after {self.epoch} epochs and {self.step} steps, from {self.state_path}")
+        say(f"Resuming after {self.epoch} epochs and {self.step} steps, from {self.state_path}")
 
     def test(self) -> dict:
         """Test the trained models of the checkpoint folder, one file a code length."""
@@ -650,7 +650,7 @@ def unused(folder: Path) -> Path:
 
 
 def derived_seed(*numbers: int) -> int:
-    """A seed that hangs on all the numbers, e.g. the run's seed and the epoch: also in a run that was interrupted."""
+    """A seed that depends on all the numbers, e.g. the run's seed and the epoch: also in a run that was interrupted."""
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
@@ -735,7 +735,7 @@ HELP = {
     "batch_size": "pairs a step",
     "lr": "learning rate of the hash heads",
     "lr_fusion": "learning rate of the fusion Transformer",
-    "seed": "every random choice hangs on it",
+    "seed": "every random choice depends on it",
     "device": "auto, cpu, cuda or cuda:N",
     "eval_every": "epochs between evaluations",
     "precision": "of the networks in training: float32, bfloat16, or auto: bfloat16 where it is measured to be faster",
@@ -743,7 +743,7 @@ HELP = {
     "checkpoint_dir": "where checkpoints go",
     "run_name": "folder of the run in results_dir/dataset; default: date, time, kind and seed",
     "tensorboard": "true: also write TensorBoard events, in the folder of the run",
-    "resume": "go on with the interrupted run of the same settings",
+    "resume": "resume the interrupted run of the same settings",
 }
 
 

@@ -32,7 +32,7 @@ class Baseline:
 
     Args:
         bits: length of the code.
-        seed: every random choice hangs on it; ``fit`` seeds torch's generator with it.
+        seed: every random choice depends on it; ``fit`` seeds torch's generator with it.
         device: where to train and encode.
     """
 

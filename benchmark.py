@@ -6,8 +6,8 @@
     python benchmark.py epochs                           # trainings of 30 to 200 epochs
     python benchmark.py speed | search                   # see  python benchmark.py speed --help
 
-Finished trainings are kept in <results_dir>/<dataset>/benchmark/ and used again, so a benchmark can be stopped and gone
-on with; a warning counts those of other code. Beside them it writes <study>.md, <study>.json and the figures. Reported
+Finished trainings are kept in <results_dir>/<dataset>/benchmark/ and used again, so a benchmark can be stopped and
+resumed; a warning counts those of other code. Beside them it writes <study>.md, <study>.json and the figures. Reported
 is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one thread,
 which makes its figures repeatable.
 """

@@ -319,7 +319,7 @@ def main(argv: list[str] | None = None) -> dict:
     try:
         runs = train_all(settings, options.seeds)
     except SystemExit:
-        print("Stopped. The finished trainings are kept; the same command goes on with the others.", file=sys.stderr)
+        print("Stopped. The finished trainings are kept; the same command continues with the others.", file=sys.stderr)
         raise
     first = runs["original"][0]
     measured = {kind: [measures(*pair) for pair in zip(found, runs["original"])] for kind, found in runs.items()}

@@ -48,7 +48,7 @@ FORMAT = 1
 SIDECAR = "index.json"
 BIT_ORDER = "little: bit j (of value 2**j) of byte i is bit 8 * i + j of the code; unused high bits are 0"
 DESCRIPTION = ("kind", "bits", "bit_order", "modality", "source", "model", "parameters")  # a new version takes it over
-CHUNK = 8192  # items encoded at once; an interrupted build goes on after the last whole chunk
+CHUNK = 8192  # items encoded at once; an interrupted build resumes after the last whole chunk
 
 _MOVED_ROWS = 1 << 16
 _SAMPLE_ROWS = 1024
@@ -94,7 +94,7 @@ class Index:
               device: str | torch.device = "cpu", progress: Progress = lambda items: None) -> Index:
         """Encode items and write their index to ``folder``, in place of the one that may be there.
 
-        Called again with the same arguments after an interruption, it goes on where it stopped.
+        Called again with the same arguments after an interruption, it resumes where it stopped.
 
         Args:
             model: the checkpoint of a hash model.

@@ -50,7 +50,7 @@ def processes() -> Iterator[None]:
         if not isinstance(error, dist.DistError) and "gloo" not in str(error):
             raise
         sys.exit(f"error: process {rank()} stopped because another one ended, whose own message says why; --resume "
-                 f"goes on from the last evaluation")
+                 f"resumes from the last evaluation")
     finally:
         dist.destroy_process_group()
 

@@ -400,7 +400,7 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
                                                        "one written last is searched)")
         return child
 
-    make = command(build, "encode a database and index its codes; goes on where an interrupted build stopped")
+    make = command(build, "encode a database and index its codes; resumes an interrupted build")
     make.add_argument("--checkpoint", type=Path, required=True, help="a hash model, e.g. "
                                                                      "checkpoints/hash/openmoji_hash_64.pth")
     make.add_argument("--modality", choices=("image", "text", "both"), default="image",
