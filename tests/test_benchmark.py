@@ -154,7 +154,7 @@ def last_evaluation(folder, progressive):
 def test_progressive_hashing_keeps_its_gain(tmp_path):
     """On the halves of handwritten digits (PROGRESSIVE_HASH_DOCUMENTATION.md), the mean of four code lengths.
 
-    Over five seeds the gain was 2.6 points of mAP@all, with a standard deviation of 0.4.
+    Over five seeds the gain was 3.0 points of mAP@all, with a standard deviation of 0.5.
     """
     digits = load_digits()
     left, right = (half.reshape(-1, 32) for half in np.split(digits.images, 2, axis=2))
@@ -169,6 +169,6 @@ def test_progressive_hashing_keeps_its_gain(tmp_path):
         return 100 * np.mean([last[progressive][bits]["unpaired"][way]["map"]
                               for bits in lengths for way in ("i2t", "t2i")])
 
-    assert mean(True) > mean(False) + 1.3
+    assert mean(True) > mean(False) + 1.5
     for bits in lengths:
         assert last[True][bits]["quantization_error"] < last[False][bits]["quantization_error"] / 10
