@@ -231,8 +231,8 @@ class HashModel(nn.Module):
     def calibrate(self, chunks: Iterable[tuple[Tensor, Tensor]]) -> None:
         """Give x mean 0 and standard deviation 1 in each bit over training pairs that are encoded as in tests.
 
-        Training leaves in the batch norm a moving average over features with noise and hidden layers with dropout, which
-        are not those of a test. Measuring the statistics again is the precise batch norm of Wu & Johnson, "Rethinking
+        Training leaves in the batch norm a moving average over features with noise and hidden layers with dropout, not
+        what a test sees. Measuring the statistics again is the precise batch norm of Wu & Johnson, "Rethinking
         Batch in BatchNorm" (2021, section 3). Leaves the model in evaluation mode.
 
         Args:
