@@ -666,19 +666,25 @@ def choose_device(name: str) -> torch.device:
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    if parallel.size() > 1 and name.startswith("cuda"):
-        if name != "cuda":
-            raise InputError(f"--device {name}: {parallel.size()} processes need a GPU each; use --device auto or cuda")
-        name = f"cuda:{parallel.local_rank()}"
     try:
         device = torch.device(name)
     except RuntimeError:
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
     if device.type not in ("cpu", "cuda"):
         raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise InputError(f"--device {name}: this PyTorch sees {torch.cuda.device_count()} CUDA devices; "
-                         f"use --device auto or cpu, or install a CUDA build of PyTorch")
+    if device.type == "cpu":
+        return device
+    gpus = torch.cuda.device_count()
+    if parallel.size() > 1:
+        if device.index is not None:
+            raise InputError(f"--device {name}: {parallel.size()} processes need a GPU each; use --device auto or cuda")
+        if parallel.local_rank() >= gpus:
+            raise InputError(f"each process needs a GPU of its own, and this PyTorch sees {gpus} here; start fewer "
+                             f"processes, or use --device cpu")
+        return torch.device("cuda", parallel.local_rank())
+    if (device.index or 0) >= gpus:
+        raise InputError(f"--device {name}: this PyTorch sees {gpus} CUDA devices; use --device auto or cpu, "
+                         f"or install a CUDA build of PyTorch")
     return device
 
 

@@ -103,11 +103,12 @@ def average_gradients(parameters: Iterable[Tensor], flag: bool) -> bool:
     """
     if size() == 1:
         return flag
+    flags = torch.tensor([int(flag)])  # on the CPU: a flag on a GPU would have to be waited for
+    dist.all_reduce(flags)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    message = torch.cat([g.flatten() for g in gradients] + [gradients[0].new_tensor([flag])])
+    message = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(message)
-    *means, flags = (message / size()).split([g.numel() for g in gradients] + [1])
-    for gradient, mean in zip(gradients, means):
+    for gradient, mean in zip(gradients, (message / size()).split([g.numel() for g in gradients])):
         gradient.copy_(mean.view_as(gradient))
     return bool(flags)
 

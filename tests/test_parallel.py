@@ -107,6 +107,27 @@ def test_one_process_is_left_alone():
     assert parallel.average_gradients([x], True) and not parallel.average_gradients([x], False)
 
 
+def test_averaging_waits_for_no_number_from_the_device(monkeypatch):
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(parallel.dist, "all_reduce", lambda tensor: None)
+    weight = torch.zeros(3, 2, device="meta", requires_grad=True)  # on a device whose tensors have no values to read
+    weight.sum().backward()
+    assert parallel.average_gradients([weight], True) and not parallel.average_gradients([weight], False)
+
+
+@pytest.mark.parametrize("device, message", [("auto", "sees 1 here; start fewer processes"),
+                                             ("cuda:0", "use --device auto or cuda"), ("cudaX", "expected auto, cpu")])
+def test_processes_without_a_gpu_each_are_refused(monkeypatch, device, message):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    monkeypatch.setattr(parallel, "size", lambda: 2)
+    monkeypatch.setattr(parallel, "local_rank", lambda: 0)
+    assert ICMR.choose_device("auto") == torch.device("cuda:0")
+    monkeypatch.setattr(parallel, "local_rank", lambda: 1)
+    with pytest.raises(ICMR.InputError, match=message):
+        ICMR.choose_device(device)
+
+
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(folder, monkeypatch):
     monkeypatch.setattr(parallel, "size", lambda: 3)
     with pytest.raises(ICMR.InputError, match="multiple of 3"):
