@@ -82,10 +82,7 @@ def hamming_histograms(rankings: Sequence[tuple[ArrayLike, ArrayLike]],
 
     Each ranking is a pair (query codes, retrieval codes); the code lengths may differ.
     """
-    query_labels, retrieval_labels = _pack_pair("labels", query_labels, retrieval_labels, negative=0)[:2]
-    query, retrieval, bits = zip(*(_pack_pair("codes", *codes, negative=-1) for codes in rankings))
-    for asked, stored in zip(query, retrieval):
-        _same_rows("query", asked, query_labels), _same_rows("retrieval", stored, retrieval_labels)
+    query, retrieval, query_labels, retrieval_labels, bits = _pack_all(rankings, query_labels, retrieval_labels)
     words = np.cumsum([0, *map(len, query)])
     query, retrieval = np.concatenate(query), np.concatenate(retrieval)
     if max(bits) > LONGEST:
@@ -165,13 +162,14 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
                     topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """Tie-aware mAP at each cut of ``topks`` of real-valued embeddings (n, d), ranked by cosine."""
     query, retrieval = (_unit_rows(name, value) for name, value in (("query", query), ("retrieval", retrieval)))
-    query_labels = _matrix("query_labels", query_labels)
-    retrieval_labels = _matrix("retrieval_labels", retrieval_labels)
+    query_labels, retrieval_labels = _pack_pair("labels", query_labels, retrieval_labels, negative=0)[:2]
+    _same_rows("query embeddings", query, "query labels", query_labels.T)
+    _same_rows("retrieval embeddings", retrieval, "retrieval labels", retrieval_labels.T)
     totals: dict[str, float] = {}
-    for vector, label in zip(query, query_labels):
+    for vector, label in zip(query, query_labels.T):
         # Equal cosines are one tie group, as equal Hamming distances are; equal up to how a product rounds.
         _, group = np.unique(-np.round(retrieval @ vector, COSINE_PLACES), return_inverse=True)
-        relevant = (retrieval_labels @ label > 0).astype(np.int64)
+        relevant = _relevant(label, retrieval_labels).astype(np.int64)
         histogram = np.bincount(2 * group + relevant, minlength=2 * (group.max() + 1)).reshape(1, -1, 2)
         for name, value in maps_from_histogram(histogram, topks).items():
             totals[name] = totals.get(name, 0.0) + value
@@ -193,8 +191,8 @@ def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: Array
     none counts as 0. Ties keep their order in the database. UCMFH sorts with ``numpy.argsort``, whose default
     leaves the order of ties open, so its numbers are defined only for a given order: this one.
     """
-    query, retrieval, query_labels, retrieval_labels, _ = _pack_all(
-        query_codes, retrieval_codes, query_labels, retrieval_labels)
+    (query,), (retrieval,), query_labels, retrieval_labels, _ = _pack_all(
+        [(query_codes, retrieval_codes)], query_labels, retrieval_labels)
     topk = None if topk is None else _positive("topk", topk)
     total = 0.0
     for code, label in zip(query.T, query_labels.T):
@@ -325,11 +323,13 @@ def _pack(name, values, negative):
     return packed
 
 
-def _pack_all(query_codes, retrieval_codes, query_labels, retrieval_labels):
-    """Check the four arrays; return them as words (words, n), and the number of bits."""
-    query, retrieval, bits = _pack_pair("codes", query_codes, retrieval_codes, negative=-1)
+def _pack_all(rankings, query_labels, retrieval_labels):
+    """Check the codes of each ranking, and the labels; return them as words (words, n), and the numbers of bits."""
     query_labels, retrieval_labels, _ = _pack_pair("labels", query_labels, retrieval_labels, negative=0)
-    _same_rows("query", query, query_labels), _same_rows("retrieval", retrieval, retrieval_labels)
+    query, retrieval, bits = zip(*(_pack_pair("codes", *codes, negative=-1) for codes in rankings))
+    for asked, stored in zip(query, retrieval):
+        _same_rows("query codes", asked.T, "query labels", query_labels.T)
+        _same_rows("retrieval codes", stored.T, "retrieval labels", retrieval_labels.T)
     return query, retrieval, query_labels, retrieval_labels, bits
 
 
@@ -344,10 +344,9 @@ def _pack_pair(what, query, retrieval, negative):
     return _words(query), _words(retrieval), columns[0]
 
 
-def _same_rows(side, codes, labels):
-    if codes.shape[1] != labels.shape[1]:
-        raise InputError(f"{side} codes have {codes.shape[1]} rows and {side} labels {labels.shape[1]}, "
-                         f"expected as many")
+def _same_rows(name, rows, other, others):
+    if len(rows) != len(others):
+        raise InputError(f"{name} have {len(rows)} rows and {other} {len(others)}, expected as many")
 
 
 def _matrix(name, value):

@@ -395,6 +395,22 @@ def test_bad_input_is_one_clear_line(change, message):
         assert message in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("labels, message", [
+    ((np.ones((4, 2)), np.ones((7, 2))), "query embeddings have 5 rows and query labels 4"),
+    ((np.ones((5, 2)), np.ones((6, 2))), "retrieval embeddings have 7 rows and retrieval labels 6"),
+    ((np.ones((5, 2)), np.ones((7, 3))), "2 classes and retrieval labels 3"),
+    ((np.full((5, 2), 0.5), np.ones((7, 2))), "found 0.5 in row 0")])
+def test_labels_of_other_embeddings_are_refused(labels, message):
+    random = np.random.default_rng(0)
+    with pytest.raises(InputError, match=message):
+        metric.evaluate_cosine(random.normal(size=(5, 3)), random.normal(size=(7, 3)), *labels)
+
+
+def test_items_that_share_256_labels_are_relevant():
+    labels = np.ones((1, 256), np.uint8), np.ones((3, 256), np.uint8)
+    assert metric.evaluate_cosine(np.eye(1, 4), np.eye(3, 4), *labels)["map"] == 1
+
+
 def test_a_wrong_value_far_down_is_named_by_its_row(monkeypatch):
     monkeypatch.setattr(metric, "_ROWS", 10)
     codes = np.ones((35, 4))
