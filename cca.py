@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.linalg import solve_triangular
 from torch.nn.functional import normalize
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # each times a modality's mean variance
@@ -30,8 +31,8 @@ class CCA:
 
         a' C_it b    where    a' (C_ii + r var_i I) a = b' (C_tt + r var_t I) b = 1,
 
-    var being a modality's mean variance. After whitening both sides they are singular vectors, and the singular values
-    are their correlations. The eigenvectors of C_ii and C_tt whiten at any ridge, so they are computed once.
+    var being a modality's mean variance. After whitening both sides (Cholesky) they are singular vectors, and the
+    singular values are their correlations.
 
     Args:
         image, text: (n, d_i) and (n, d_t) features, row i of both from the same pair.
@@ -41,19 +42,23 @@ class CCA:
         image, text = image.double(), text.double()
         self.means = image.mean(dim=0), text.mean(dim=0)
         image, text = image - self.means[0], text - self.means[1]
-        self.variances, self.axes = zip(*(torch.linalg.eigh(side.T @ side / len(side)) for side in (image, text)))
-        self.cross = self.axes[0].T @ (image.T @ text / len(image)) @ self.axes[1]
+        self.covariances = image.T @ image / len(image), text.T @ text / len(text)
+        self.cross = image.T @ text / len(image)
 
     def directions(self, ridge: float, dimensions: int) -> tuple[Tensor, Tensor, Tensor]:
         """The first canonical directions of images (d_i, k) and texts (d_t, k), and their correlations (k,), falling.
 
         k is ``dimensions``, or min(d_i, d_t) if that is less.
         """
-        scales = [(variance.clamp(min=0) + ridge * variance.mean()).clamp(min=1e-300).rsqrt()  # of one row repeated: 0
-                  for variance in self.variances]
-        left, correlations, right = torch.linalg.svd(scales[0][:, None] * self.cross * scales[1], full_matrices=False)
-        return (self.axes[0] @ (scales[0][:, None] * left[:, :dimensions]),
-                self.axes[1] @ (scales[1][:, None] * right.T[:, :dimensions]), correlations[:dimensions])
+        def root(covariance: Tensor) -> Tensor:
+            added = (ridge * covariance.diagonal().mean()).clamp(min=1e-300)  # one row repeated has no variance
+            return torch.linalg.cholesky(covariance + added * torch.eye(len(covariance)).to(covariance))
+
+        image, text = map(root, self.covariances)
+        whitened = solve_triangular(text, solve_triangular(image, self.cross, upper=False).T, upper=False).T
+        left, correlations, right = torch.linalg.svd(whitened, full_matrices=False)
+        return (solve_triangular(image.T, left[:, :dimensions], upper=True),
+                solve_triangular(text.T, right.T[:, :dimensions], upper=True), correlations[:dimensions])
 
     def maps(self, ridge: float, dimensions: int) -> tuple[CentredLinear, CentredLinear]:
         """From image and text features to the shared space of k dimensions, each direction times its correlation."""
