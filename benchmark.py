@@ -97,7 +97,7 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
     },
     "epochs": {f"{epochs} epochs": {"epoch": epochs} for epochs in (30, 60, 100, 200)},
 }
-CODE = ("ICMR", "model", "loss", "structure", "cca", "baselines", "evaluation", "metric",
+CODE = ("ICMR", "model", "loss", "structure", "cca", "precision", "baselines", "evaluation", "metric", "curves",
         "kernels")  # files that say what a training gives
 PATHS = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings that don't change a result
 
@@ -256,10 +256,12 @@ def run_all(jobs: list[Job], fingerprints: dict[str, str], processes: int) -> li
             job = jobs[places[place]]
             results[places[place]] = place.result()
             bar.set_postfix_str(f"{Path(job.dataset).stem}: {job.label}, seed {job.seed}")
-    finally:
+    except BaseException:  # Ctrl-C, or a training that failed: the others would go on for minutes
         executor.shutdown(wait=False, cancel_futures=True)
-        for process in multiprocessing.active_children():  # after Ctrl-C; none is left when all is well
+        for process in multiprocessing.active_children():
             process.terminate()
+        raise
+    executor.shutdown()
     return results
 
 
