@@ -408,7 +408,7 @@ def main(argv: list[str] | None = None) -> dict:
         print("growth with the sizes", flush=True)
         results["growth"] = growth(folder, min(turns, 2), quick, common)
         print("memory", flush=True)
-        results["memory"] = memory(quick, common)
+        results["memory"] = memory(quick, common | {"device": "cpu"})
         if options.accuracy:
             print("accuracy", flush=True)
             results["accuracy"] = accuracy(options.accuracy, folder, common | {"epoch": options.epoch})
