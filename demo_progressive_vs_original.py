@@ -112,16 +112,17 @@ def measures(run: dict, original: dict) -> dict[str, float | None]:
 
 
 def jitter(values: list[float]) -> float | None:
-    """How far a curve jumps about in its second half, in percent of its level there. None with fewer than three values.
+    """How far a curve jumps about in its second half, in percent of its level there. None with fewer than three values,
+    and where all are 0.
     """
-    jumps = variation(values)
-    return None if np.isnan(jumps) else 100 * jumps / float(np.mean(np.abs(values[len(values) // 2:])))
+    jumps, level = variation(values), float(np.mean(np.abs(values[len(values) // 2:])))
+    return None if np.isnan(jumps) or not level else 100 * jumps / level
 
 
 def effects(measured: dict[str, list[dict]]) -> list[dict]:
     """The guide's table: what it expects, what was measured, and whether that is so.
 
-    The change is progressive against original, seed by seed. Where its sign is not the same with every seed, the
+    The change is progressive against original, seed by seed. Where its mean is within two standard errors of 0, the
     verdict is "unclear". A figure that can't be measured is None.
     """
     rows = []
@@ -133,10 +134,10 @@ def effects(measured: dict[str, list[dict]]) -> list[dict]:
         if not np.isfinite(change).all():
             verdict = "not measurable"
         elif key == "seconds":  # a bound, not a gain
-            verdict = "as expected" if gain.mean() > least else "unclear" if differs(gain) else "more"
+            verdict = "as expected" if gain.mean() > least else "unclear" if undecided(gain) else "more"
         elif (gain == 0).all():
             verdict = "no change"
-        elif differs(gain):
+        elif undecided(gain):
             verdict = "unclear"
         elif gain.mean() < 0:
             verdict = "worse"
@@ -152,7 +153,7 @@ def number(value: np.float64) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def differs(gain: np.ndarray) -> bool:
+def undecided(gain: np.ndarray) -> bool:
     """Whether the seeds leave the sign open: the mean is within two standard errors of 0."""
     return len(gain) > 1 and bool(abs(gain.mean()) <= 2 * gain.std(ddof=1) / len(gain)**0.5)
 

@@ -303,6 +303,7 @@ def test_jitter_of_a_line_is_0_and_of_a_zigzag_is_not():
     assert demo.jitter(list(np.linspace(1, 9, 20))) == pytest.approx(0, abs=1e-9)
     assert demo.jitter([1.0, 3.0] * 10) == pytest.approx(200)
     assert demo.jitter([1.0, 2.0]) is None
+    assert demo.jitter([0.0] * 20) is None  # no item is relevant to any query
 
 
 @pytest.mark.parametrize("classes", [1, 2])
