@@ -1,6 +1,7 @@
-"""One page about one run: ``report.html``, a single file that needs no network, made from ``metrics.json`` alone.
+"""One page about one run: ``report.html``, a single file that needs no network, made from ``metrics.json``.
 
-ICMR.py writes it at the end of every run. ``python report.py results/openmoji/RUN`` writes it again.
+ICMR.py writes it at the end of every run. ``python report.py results/openmoji/RUN`` writes it again, with pictures, where
+the data set has some, if they are still at the paths that ICMR.py found them at.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ STATISTICS = (("loss", "training loss"), ("scale", "scale"), ("mean_abs", "mean 
 
 
 def write_report(path: str | os.PathLike, results: dict) -> Path:
-    """Write the page of a run, whole or not at all, from what its ``metrics.json`` holds.
+    """Write the page of a run, whole or not at all, from what its ``metrics.json`` holds and the pictures it names.
 
     Raises:
         InputError: the folder refuses the file.
