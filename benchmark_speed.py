@@ -290,19 +290,21 @@ def utilisation(seconds: float, made: ICMR.Solver) -> dict[str, float]:
 
 
 def accuracy(seeds: int, folder: str, common: dict) -> dict:
-    """Unpaired mAP on OpenMoji, mean of I2T and T2I, of one run of four lengths in the measured precision and of one in
-    float32, beside a run in float32 for each length: by cut, kind of run and length, one figure a seed.
+    """Unpaired mAP on OpenMoji, mean of I2T and T2I, of one run of four lengths in the measured precision, of one in
+    float32 and of one with twice the hidden layer, beside a run in float32 for each length: by cut, kind of run and
+    length, one figure a seed.
     """
-    together = [list(LENGTHS)]
-    runs = {"fast": (together, common.get("precision", "auto")), "one run, float32": (together, "float32"),
-            "separate, float32": ([[bits] for bits in LENGTHS], "float32")}
+    together, full = [list(LENGTHS)], {"precision": "float32"}
+    runs: dict[str, tuple[list, dict]] = {
+        "fast": (together, {}), "one run, float32": (together, full),
+        "one run, float32, --hidden 2048": (together, full | {"hidden": 2048}),
+        "separate, float32": ([[bits] for bits in LENGTHS], full)}
     found: dict[str, dict] = {cut: {name: {str(bits): [] for bits in LENGTHS} for name in runs}
                               for cut in ("map", "map@50")}
     for seed in range(seeds):
-        for name, (trainings, precision) in runs.items():
+        for name, (trainings, settings) in runs.items():
             for lengths in trainings:
-                made = solver("openmoji", folder, hash_lens=lengths, seed=seed, eval_every=10**6,
-                              **common | {"precision": precision})
+                made = solver("openmoji", folder, hash_lens=lengths, seed=seed, eval_every=10**6, **common | settings)
                 for done in range(made.config.epoch):
                     made.trainhash(ICMR.scale_at(done / max(made.config.epoch - 1, 1), made.scale_min, made.scale_max))
                 for bits, figures in made.evaluate().items():
@@ -367,7 +369,7 @@ def table(results: dict) -> list[str]:
                 spread = [x.std(ddof=1) if len(x) > 1 else 0.0 for x in (values, more)]
                 cells.append(f"{bits}: {values.mean():.1f} ({spread[0]:.1f})" + (
                     f" {more.mean():+.2f} +- {spread[1] / len(more) ** 0.5:.2f}" if found is not separate else ""))
-            lines += [f"  {name:18}" + "   ".join(cells)]
+            lines += [f"  {name:33}" + "   ".join(cells)]
     return lines + [""]
 
 
