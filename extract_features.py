@@ -19,6 +19,7 @@ import csv
 import functools
 import io
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -36,6 +37,7 @@ import encoders
 from encoders import IMAGE_SIZE, encode_images, encode_texts, open_image, optional  # encode_*: for Python programs
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
+from load_data import is_unicode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -240,14 +242,14 @@ def read_captions(path: Path) -> list[dict]:
                 row["label"] = [name.strip() for name in row["label"].split(";") if name.strip()]
                 if not row["label"]:
                     raise InputError(f"{where}: 'label' has no name in it; expected names separated by ';'")
-                if (first := seen.setdefault(row["image"], number)) != number:
+                if (first := seen.setdefault(os.path.normpath(row["image"]), number)) != number:
                     raise InputError(f"{where}: image {row['image']!r} is already on line {first}; "
                                      "expected each image once")
                 rows.append(row)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except InputError:
-        raise
+    except InputError as error:
+        raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a number too long
         raise InputError(f"{path}: not a {path.suffix} table in UTF-8 ({error})") from None
     if len(rows) < 2:
@@ -257,7 +259,13 @@ def read_captions(path: Path) -> list[dict]:
 
 def _csv_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict]]:
     reader = csv.DictReader(file, strict=True)
+    names = reader.fieldnames or []
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"line 1: column {repeated[0]!r} comes more than once; expected each once")
     for fields in reader:
+        if None in fields:
+            raise InputError(f"line {reader.line_num}: {len(names) + len(fields[None])} fields for {len(names)} "
+                             f"columns; put double quotes around text with commas in it")
         yield reader.line_num, fields
 
 
@@ -274,7 +282,7 @@ def _text(where: str, key: str, fields: object) -> str:
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: {key!r} is {value!r}; expected text")
-    if "\0" in value or not encoders.is_unicode(value):
+    if "\0" in value or not is_unicode(value):
         raise InputError(f"{where}: {key!r} has a character that is not valid text: {value!r}")
     return value.strip()
 

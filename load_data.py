@@ -118,11 +118,17 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
         found = _listing(file.name for file in pickles + files or inside)
         raise InputError(f"{path}: found {found}; expected a folder with train.pkl, query.pkl, retrieval.pkl "
                          f"or with exactly one {', '.join(READERS)} file, or the path of such a file")
-    rows = {}
+    rows, label_names = {}, None
     for split in SPLITS:
         file = path / f"{split}.pkl"
-        rows[split] = _read_rows(str(file), read_pickle(file))[0]
-    return _finish(name, path, rows, None)
+        arrays = read_pickle(file)
+        if "label_names" in arrays:
+            names = _read_names(arrays.pop("label_names"))
+            if label_names not in (None, names):
+                raise InputError(f"{file}: label_names: found other names than in another split; expected the same")
+            label_names = names
+        rows[split] = _read_rows(str(file), arrays)[0]
+    return _finish(name, path, rows, label_names)
 
 
 def dataset_from_arrays(train: Mapping[str, object], query: Mapping[str, object],
@@ -169,10 +175,11 @@ class _Rows:
     label: np.ndarray  # (n, c) uint8 multi-hot, or (n,) int64 class numbers
     index: np.ndarray
     meta: dict[str, np.ndarray]
+    left_out: list[str]  # arrays that are not a column of the table, in words
 
     def run(self, part: slice) -> _Rows:
         return _Rows(self.image[part], self.text[part], self.label[part], self.index[part],
-                     {key: column[part] for key, column in self.meta.items()})
+                     {key: column[part] for key, column in self.meta.items()}, self.left_out)
 
 
 def _read_rows(where: str, arrays: Mapping[str, Array],
@@ -188,15 +195,35 @@ def _read_rows(where: str, arrays: Mapping[str, Array],
                              f"expected {count:,} rows, as {image.where} has")
     if count == 0:
         raise InputError(f"{image.where}: found 0 rows; expected at least one pair")
-    columns = {key: array.column() for key, array in arrays.items()
-               if array not in (image, text, label) and array.is_column() and max(array.shape) == count
-               and array.dtype.kind in "iufbSU"}
+    columns, left_out = {}, []
+    for key, array in arrays.items():
+        if array in (image, text, label):
+            continue
+        if array.is_column() and max(array.shape) == count and array.dtype.kind in "iufbSU":
+            columns[key] = _checked_text(array, array.column())
+        else:
+            left_out.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
+                            f"and is left out")
     # Labels first: those of a pickle, in int64, are let go before the features are copied.
     labels = _read_labels(label, selections)
     images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
     indices = [np.arange(count) if rows is None else rows for rows in selections]
     metas = [{key: column[index] for key, column in columns.items()} for index in indices]
-    return [_Rows(*parts) for parts in zip(images, texts, labels, indices, metas)]
+    return [_Rows(*parts, left_out) for parts in zip(images, texts, labels, indices, metas)]
+
+
+def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
+    if column.dtype.kind == "U" and column.dtype.itemsize:
+        signs = np.ascontiguousarray(column).view(f"{column.dtype.byteorder}u4").reshape(len(column), -1)
+        bad = ((signs >= 0xD800) & (signs <= 0xDFFF) | (signs > 0x10FFFF)).any(axis=1)
+        if bad.any():
+            raise InputError(f"{array.where}: row {bad.argmax()} is not valid text; expected whole characters")
+    return column
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text is whole characters: without the halves of UTF-16 pairs that undecodable bytes leave."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _pick(where: str, arrays: Mapping[str, Array], name: str) -> Array:
@@ -306,8 +333,7 @@ def _whole_numbers(array: Array, limit: int, meaning: str) -> np.ndarray:
 def _read_file(path: Path) -> tuple[dict[str, _Rows], list[str] | None]:
     """The rows of each split of one file, and its class names if it has any."""
     with open_arrays(path) as arrays:
-        names = arrays.pop("label_names", None)
-        label_names = None if names is None else names.column().astype(str).tolist()
+        label_names = _read_names(arrays.pop("label_names")) if "label_names" in arrays else None
         layouts = [tables for pattern in LAYOUTS if (tables := _tables(arrays, pattern))]
         whole = any(FIELD_SPELLINGS.get(key) == "image" for key in arrays)
         if len(layouts) + whole != 1:
@@ -316,6 +342,10 @@ def _read_file(path: Path) -> tuple[dict[str, _Rows], list[str] | None]:
         if whole:
             return _read_indexed(path, arrays), label_names
         return _read_tables(str(path), _name_splits(path, layouts[0])), label_names
+
+
+def _read_names(array: Array) -> list[str]:
+    return array.column().astype(str).tolist()
 
 
 def _tables(arrays: Mapping[str, Array], pattern: re.Pattern[str]) -> dict[str, dict[str, Array]]:
@@ -407,7 +437,8 @@ def _finish(name: str, path: Path | None, rows: Mapping[str, _Rows],
     splits = {split: _to_split(rows[split]) for split in SPLITS}
     if learn is database:
         splits["retrieval"] = splits["train"]
-    return Dataset(name, path, **splits, label_names=label_names, warnings=_oddities(splits))
+    left_out = dict.fromkeys(line for part in rows.values() for line in part.left_out)
+    return Dataset(name, path, **splits, label_names=label_names, warnings=[*left_out, *_oddities(splits)])
 
 
 def _to_split(rows: _Rows) -> Split:
@@ -502,8 +533,7 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
                 stored[start:start + len(array)] = array
         for split in SPLITS:
             file[f"{split}_idx"] = np.arange(first[split], first[split] + len(getattr(dataset, split)))
-        columns = {key: np.concatenate([part.meta[key] for part in parts])
-                   for key in set.intersection(*(set(part.meta) for part in parts))}
+        columns = {key: np.concatenate([part.meta[key] for part in parts]) for key in _common_columns(dataset)}
         if dataset.label_names is not None:
             columns["label_names"] = np.array(dataset.label_names)
         for key, column in columns.items():
@@ -511,6 +541,11 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
                 column = np.char.encode(column, "utf-8")
                 column = column.astype(h5py.string_dtype("utf-8", max(1, column.dtype.itemsize)))
             file[key] = column
+
+
+def _common_columns(dataset: Dataset) -> list[str]:
+    """The columns that every split has; other columns have no place in one table of all rows."""
+    return sorted(set.intersection(*(set(getattr(dataset, split).meta) for split in SPLITS)))
 
 
 def _offset(split: Split, database: Split) -> int | None:
@@ -542,6 +577,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_describe(dataset))
     if options.convert:
         save_hdf5(dataset, options.convert)
+        some = {key for split in SPLITS for key in getattr(dataset, split).meta} - set(_common_columns(dataset))
+        if some:
+            print(f"left out, since not every split has it: {', '.join(sorted(some))}")
         print(f"written to {options.convert}")
 
 

@@ -29,7 +29,6 @@ import pyarrow as pa
 import pyarrow.parquet
 from tqdm import tqdm
 
-import checkpoint
 import encoders
 import metric
 import search_page
@@ -38,8 +37,8 @@ from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
 from gallery import shown
 from ICMR import choose_device
-from index import SIDECAR, Hits, Index
-from load_data import SPLITS, Dataset, attributes, load_dataset
+from index import SIDECAR, Hits, Index, load_model
+from load_data import SPLITS, Dataset, attributes, is_unicode, load_dataset
 from terminal import clip, columns_of
 
 OTHER = {"image": "text", "text": "image"}
@@ -101,7 +100,7 @@ def rows_of(array: np.ndarray) -> int:
 
 def read_lines(path: Path) -> np.ndarray:
     try:
-        return np.array(path.read_text("utf-8").removesuffix("\n").split("\n"), dtype=object)
+        return np.array(path.read_text("utf-8-sig").removesuffix("\n").split("\n"), dtype=object)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read as UTF-8 text ({reason})") from None
@@ -127,7 +126,7 @@ def read_queries(index: Index, options: argparse.Namespace) -> tuple[dict[str, n
     if options.text is not None:
         if not options.text.strip():
             raise InputError("--text: empty; give some words")
-        if not encoders.is_unicode(options.text):
+        if not is_unicode(options.text):
             raise InputError(f"--text: not valid text: {options.text!r}")
         return {"text": encode_new(index, "text", options.text, options.clip)}, [options.text]
     if options.image is not None:
@@ -209,20 +208,13 @@ def build(options: argparse.Namespace) -> None:
     items = read_items(options, options.modality)
     folder = options.folder
     if folder is None:
-        bits = checkpoint_bits(options.checkpoint)
+        bits = load_model(options.checkpoint)[0].hash_lens[0]
         folder = Path("index") / items.source.get("dataset", options.checkpoint.stem) / str(bits)
     with progress_bar(len(items)) as progress:
         index = Index.build(folder, options.checkpoint, *items[:4], kind=options.index, source=items.source,
                             device=choose_device(options.device), progress=progress)
     print(f"{index.folder}: {len(index):,} items, {index.bits} bits, {index.about['modality']}, "
           f"{described_kind(index)}")
-
-
-def checkpoint_bits(path: Path) -> int:
-    lengths = checkpoint.load(path).get("settings", {}).get("hash_lens", [])
-    if len(lengths) != 1:
-        raise InputError(f"{path}: expected a hash model of one code length, such as openmoji_hash_64.pth")
-    return lengths[0]
 
 
 def add(options: argparse.Namespace) -> None:
@@ -268,6 +260,10 @@ def described_kind(index: Index) -> str:
 def query(options: argparse.Namespace) -> None:
     if options.rerank is not None and options.radius is not None:
         raise InputError("--rerank and --radius: give one of them; a radius has no best N")
+    if options.by is not None and (options.text is not None or options.image is not None):
+        raise InputError("--by: a --text is a text and an --image an image; leave it out")
+    if options.data_dir is not None and not options.item:
+        raise InputError("--data_dir: only for --item; leave it out")
     if options.images is not None and options.gallery is None:
         raise InputError("--images: the pictures are for the page; give --gallery too")
     if options.images is not None and not options.images.is_dir():
@@ -324,8 +320,9 @@ def export(options: argparse.Namespace) -> None:
     """Parquet: id, code as fixed-size binary, and the columns of the items."""
     index = Index.load(options.folder or newest())
     width = index.codes.shape[1]
-    schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("code", pa.binary(width), False),
-                        *([] if index.items is None else index.items.schema)],
+    fields = [] if index.items is None else [  # a name that comes twice could not be read
+        field.with_name(f"item_{field.name}") if field.name in ("id", "code") else field for field in index.items.schema]
+    schema = pa.schema([pa.field("id", pa.int64(), False), pa.field("code", pa.binary(width), False), *fields],
                        metadata={"bits": str(index.bits), "bit_order": index.about["bit_order"],
                                  "model_sha256": index.about["model"]["sha256"]})
 
@@ -450,9 +447,6 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
 
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> None:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
     try:
         options = _parse(argv)
         if shards.world_size() > 1 and options.run is not query:

@@ -413,6 +413,36 @@ def test_oddities_are_counted(tables):
     ]
 
 
+def test_what_is_no_column_is_left_out_and_said_so(tmp_path, tables):
+    tables["query"]["caption"] = tables["query"]["caption"][:-1]
+    dataset = dataset_from_arrays(**tables)
+    assert "caption" not in dataset.query.meta and "caption" in dataset.train.meta
+    (warning,) = dataset.warnings
+    assert warning.startswith("arrays: query: caption: ") and "(5,) is no column of the 6 rows" in warning
+
+
+def test_a_conversion_says_which_columns_it_leaves_out(tmp_path, tables, capsys):
+    del tables["train"]["item"]
+    main([str(write_pickles(tmp_path / "p", tables, 4)), "--convert", str(tmp_path / "out.h5")])
+    assert "left out, since not every split has it: item\n" in capsys.readouterr().out
+    assert load_dataset(tmp_path / "out.h5").query.meta.keys() == {"caption"}
+
+
+def test_text_that_is_no_text_is_refused(tables):
+    tables["query"]["caption"][2] = "a\udcff"
+    with pytest.raises(InputError, match="query: caption: row 2 is not valid text"):
+        dataset_from_arrays(**tables)
+
+
+def test_pickles_name_their_labels(tmp_path, tables):
+    for arrays in tables.values():
+        arrays["label_names"] = list("wxyz")
+    assert load_dataset(write_pickles(tmp_path / "p", tables, 4)).label_names == list("wxyz")
+    tables["query"]["label_names"] = list("abcd")
+    with pytest.raises(InputError, match="query.pkl: label_names: found other names"):
+        load_dataset(write_pickles(tmp_path / "p", tables, 4))
+
+
 def test_half_precision_and_integers_become_float32(tables):
     for arrays in tables.values():
         arrays["image"] = arrays["image"].astype(np.float16)
