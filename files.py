@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Callable
@@ -19,9 +20,11 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Any], None], mode
     Raises:
         InputError: the folder or the disk refuses the file; the old file is still there, no other is left.
     """
-    path = Path(path)
+    given, path = path, Path(os.path.realpath(path))  # the file that a link points to is written, not the link
     temporary = None
     try:
+        if path.exists() and not path.is_file():
+            raise OSError(errno.EEXIST, "a folder or a device has that name")
         path.parent.mkdir(parents=True, exist_ok=True)
         encoding = None if "b" in mode else "utf-8"
         with tempfile.NamedTemporaryFile(mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.",
@@ -40,7 +43,7 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Any], None], mode
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-    return path
+    return Path(given)
 
 
 def _umask() -> int:
