@@ -47,7 +47,8 @@ def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
     try:
         if zipfile.is_zipfile(path):  # torch.load doesn't compare the checksums
             with zipfile.ZipFile(path) as archive:
-                if damaged := archive.testzip():
+                folders = (member.filename for member in archive.infolist() if member.external_attr & 0x10)
+                if damaged := archive.testzip() or next(folders, None):  # torch reads no bytes of a "folder"
                     raise ValueError(f"wrong checksum of {damaged}")
         content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # its message tells how to run what the file holds
@@ -56,7 +57,7 @@ def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
     except Exception as error:  # a damaged file can make the reader stumble anywhere
         raise InputError(f"{path}: damaged or not a checkpoint ({_first_line(error)}); "
                          f"train again or restore the file") from error
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
+    if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != FORMAT:
         found = content.get("format") if isinstance(content, dict) else type(content).__name__
         raise InputError(f"{path}: not a checkpoint of this version: format {found}, expected {FORMAT}; train again")
     for key, expected in (expect or {}).items():

@@ -304,6 +304,18 @@ def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
         checkpoint.load(path)
 
 
+def test_weights_that_a_flipped_bit_turns_into_a_folder_are_refused(tmp_path):
+    """No checksum covers a member's attributes; of a folder PyTorch reads nothing, and gives whatever was in memory."""
+    path = checkpoint.save(tmp_path / "model.pth", {"weights": torch.arange(5000.0)})
+    content = bytearray(path.read_bytes())
+    place = content.rindex(b"data/0")  # in the archive's directory, whose entries have their attributes before the name
+    start = content.rindex(b"PK\x01\x02", 0, place)
+    content[start + 38] ^= 0x10
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.InputError, match="damaged"):
+        checkpoint.load(path)
+
+
 def test_weights_that_the_last_step_breaks_are_refused(small, capsys):
     message = refused(capsys, arguments(small, "--epoch", "1", "--lr", "1e38", "--batch_size", "48"))
     assert "not finite after epoch 1" in message and not list(small.rglob("*.pth"))
