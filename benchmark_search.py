@@ -34,7 +34,7 @@ import hamming_search
 import metric
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
-from index import Index
+from index import Index, load_model
 from kernels import compiled, distance_to
 from load_data import load_dataset
 
@@ -52,7 +52,7 @@ ENCODED = 40960
 
 def real_codes(path: Path, dataset: str, data_dir: str) -> tuple[np.ndarray, np.ndarray]:
     """Packed codes of the images of the retrieval split and of the texts of the query split."""
-    model, _ = checkpoint.load_model(path)
+    model, _ = load_model(path)
     data = load_dataset(dataset, data_dir)
     with torch.inference_mode():
         sides = model.encode(image=data.retrieval.image), model.encode(text=data.query.text)
@@ -236,8 +236,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         raise InputError(f"--sizes {min(options.sizes)}: expected {BATCH:,} or more")
     if options.seed < 0:
         raise InputError(f"--seed {options.seed}: expected 0 or more")
-    if options.out.is_dir():
-        raise InputError(f"--out {options.out}: is a folder; expected the name of a .json file")
+    if options.out.is_dir() or options.out.suffix != ".json":
+        raise InputError(f"--out {options.out}: expected the name of a .json file; the table goes beside it, as .md")
     if not 0 <= options.noise <= 0.5:
         raise InputError(f"--noise {options.noise}: expected 0 to 0.5")
     return options

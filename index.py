@@ -47,6 +47,7 @@ from model import HashModel
 FORMAT = 1
 SIDECAR = "index.json"
 BIT_ORDER = "little: bit j (of value 2**j) of byte i is bit 8 * i + j of the code; unused high bits are 0"
+DATASET = ("dataset", "path", "split", "fingerprint")  # of a source that is a data set
 DESCRIPTION = ("kind", "bits", "bit_order", "modality", "source", "model", "parameters")  # a new version takes it over
 CHUNK = 8192  # items encoded at once; an interrupted build resumes after the last whole chunk
 
@@ -103,14 +104,18 @@ class Index:
             ids: whole numbers from 0 up, (n,), each once; default: the row numbers.
             columns: what else is known of the items, such as ``caption``, (n,) each.
             kind: flat, ivf, hnsw or hash.
-            source: where the items come from, kept in ``index.json``.
+            source: where the items come from, kept in ``index.json``: anything that JSON can hold; where it names a
+                ``dataset``, search.py looks for it by ``path``, ``split`` and ``fingerprint``.
 
         Raises:
             InputError: what was given is unsound, or can't be written; the index that was there is unchanged.
         """
         if kind not in hamming_search.KINDS:
             raise InputError(f"--index {kind}: expected one of {', '.join(hamming_search.KINDS)}")
-        network, trained = _load_model(Path(model))
+        if not _is_source(source or {}):
+            raise InputError("source: expected a dictionary that JSON can hold, whose dataset, if it has one, comes with "
+                             "path, split and fingerprint")
+        network, trained = load_model(Path(model))
         features = _check_features(network, image, text)
         count = len(next(iter(features.values())))
         ids = _check_ids(np.arange(count) if ids is None else ids, count)
@@ -219,15 +224,25 @@ class Index:
                 a file has changed that is read whole or is small. :meth:`verify` reads them all.
         """
         folder = Path(folder)
-        about = read_sidecar(folder)
+        while True:
+            about = read_sidecar(folder)
+            try:
+                return cls._open(folder, about, searcher)
+            except InputError:
+                if read_sidecar(folder)["version"] == about["version"]:
+                    raise  # else another process has replaced the version that was being read
+
+    @classmethod
+    def _open(cls, folder: Path, about: dict, searcher: Callable[[np.ndarray], hamming_search.Searcher] | None
+              ) -> Index:
         inside = folder / about["version"]
         for name, file in about["files"].items():
             _check_size(inside / name, file["bytes"])
         for name, file in about["files"].items():
             # What a parser reads must be what was written; the rest is compared where that takes no time.
-            if name in ("model.pth", "faiss.index") or file["bytes"] <= _QUICKLY_READ:
+            if name in ("model.pth", "faiss.index", "items.arrow") or file["bytes"] <= _QUICKLY_READ:
                 _check_hash(inside / name, file["sha256"])
-        model, _ = _load_model(inside / "model.pth")
+        model, _ = load_model(inside / "model.pth")
         width = -(-about["bits"] // 8)
         codes = _map(inside / "codes.npy", np.uint8, (about["count"], width))
         ids = _map(inside / "ids.npy", np.int64, (about["count"],))
@@ -235,6 +250,7 @@ class Index:
         if "items.arrow" in about["files"]:
             try:
                 items = pa.ipc.open_file(pa.memory_map(str(inside / "items.arrow"))).read_all()
+                items.validate(full=True)
             except (pa.ArrowException, OSError) as error:
                 raise _damaged(inside / "items.arrow", str(error).splitlines()[0]) from error
         if model.hash_lens != [about["bits"]] or items is not None and len(items) != len(ids):
@@ -329,7 +345,10 @@ class Index:
 # --- what is given --------------------------------------------------------------------------------
 
 
-def _load_model(path: Path) -> tuple[HashModel, dict]:
+def load_model(path: Path) -> tuple[HashModel, dict]:
+    """The hash model of one code length that a checkpoint holds, and what the checkpoint says of it. Raises
+    :class:`InputError` if it holds anything else.
+    """
     model, about = checkpoint.load_model(path)
     if not isinstance(model, HashModel) or len(model.hash_lens) != 1:
         raise InputError(f"{path}: expected a hash model of one code length, such as "
@@ -377,7 +396,7 @@ def _table(columns: Mapping[str, ArrayLike] | None, count: int) -> pa.Table | No
             raise InputError(f"{name}: found {len(column):,} rows; expected {count:,}, one for each item")
     try:
         return pa.table({name: pa.array(np.asarray(column)) for name, column in columns.items()})
-    except pa.ArrowException as error:
+    except (pa.ArrowException, UnicodeError) as error:
         raise InputError(f"columns: {str(error).splitlines()[0]}; expected text or numbers") from error
 
 
@@ -482,6 +501,8 @@ class _Version:
         try:
             noted = json.loads(self.path("progress.json").read_text("utf-8"))
         except (OSError, ValueError):
+            noted = None
+        if not isinstance(noted, dict):
             noted = {}
         if self.plan is not None and noted.get("plan") == self.plan and "read" in noted:
             self.done, self.read = noted["done"], noted["read"]
@@ -555,12 +576,27 @@ def read_sidecar(folder: Path) -> dict:
                  and (about["kind"] == "flat") == ("faiss.index" not in about["files"])
                  and all("/" not in name and type(file["bytes"]) is int and type(file["sha256"]) is str
                          for name, file in about["files"].items())
-                 and all(type(about[key]) is dict for key in ("parameters", "source", "model")))
+                 and all(type(about[key]) is dict for key in ("parameters", "model"))
+                 and all(type(about[key]) is str for key in ("bit_order", "written"))
+                 and about["modality"] in ("image", "text", "both") and type(about["model"]["sha256"]) is str
+                 and {"dataset", "epoch"} <= about["model"].keys() and _is_source(about["source"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise InputError(f"{path}: damaged, or not an index of this version; restore it or build again")
     return about
+
+
+def _is_source(source: object) -> bool:
+    """Whether this can stand as ``source`` in ``index.json``: what search.py reads of it is what it takes it for."""
+    try:
+        json.dumps(source, allow_nan=False)
+    except (TypeError, ValueError, RecursionError):
+        return False
+    return (isinstance(source, dict) and type(source.get("added", 0)) is int
+            and all(source.get(key) is None or type(source[key]) is str for key in (*DATASET, "encoders"))
+            and all(source.get(key) is not None for key in DATASET if "dataset" in source)
+            and isinstance(files := source.get("files", []), list) and all(type(name) is str for name in files))
 
 
 def _damaged(path: Path, reason: str) -> InputError:
@@ -629,7 +665,7 @@ def _read_faiss(path: Path, about: dict) -> faiss.IndexBinary:
     try:
         index = faiss.read_index_binary(str(path))
         hamming_search.configure(index, about["parameters"])
-    except (RuntimeError, KeyError, AttributeError, TypeError) as error:
+    except (RuntimeError, KeyError, AttributeError, TypeError, OverflowError) as error:
         raise _damaged(path, f"not a faiss index of kind {about['kind']}") from error
     if index.ntotal != about["count"] or index.code_size != -(-about["bits"] // 8):
         raise _damaged(path, f"holds {index.ntotal:,} codes of {index.code_size} bytes")

@@ -67,21 +67,27 @@ def render(title: str, results: Sequence[tuple[str, Sequence[dict]]], images: Pa
     Raises:
         InputError: a picture can't be read.
     """
-    rows = [(query, [{"caption": "", **hit, "emoji": shown(hit.get("emoji") or ""), "picture": _picture(images, hit)}
-                     for hit in hits]) for query, hits in results]
+    rows = [(query, [{**hit, "caption": _text(hit, "caption"), "emoji": shown(_text(hit, "emoji")),
+                      "picture": _picture(images, _text(hit, "image_file"))} for hit in hits]) for query, hits in results]
     page = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return page.from_string(_PAGE).render(title=title, results=rows)
 
 
-def _picture(images: Path | None, hit: dict) -> str | None:
-    """The picture of a hit as a data URI."""
-    if images is None or not hit.get("image_file"):
+def _text(hit: dict, column: str) -> str:
+    """What a column holds, a number as well as words; nothing where there is none."""
+    return "" if hit.get(column) is None else str(hit[column])
+
+
+def _picture(images: Path | None, name: str) -> str | None:
+    """The picture of this name as a data URI."""
+    if images is None or not name:
         return None
-    path = images / hit["image_file"]
+    path = images / name
     kind = mimetypes.guess_type(path.name)[0] or ""
     if not kind.startswith("image/"):
         raise InputError(f"{path}: not the name of an image; expected .png, .jpg or the like")
     try:
         return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read: {error.strerror}; give the images' folder with --images") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{path}: cannot be read: {reason}; give the images' folder with --images") from None

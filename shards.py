@@ -22,7 +22,7 @@ _NEAREST, _WITHIN, _STOP = range(3)
 
 def world_size() -> int:
     """The number of processes that torchrun has started; 1 without it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
+    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
 
 
 def is_first() -> bool:

@@ -246,11 +246,53 @@ def test_adding_is_building_at_once(data, build, tmp_path, kind, first):
         assert one.items == whole.items and one.about["parameters"] == whole.about["parameters"]
         found = one.query(text=data.query.text, topk=5)
         assert (found.distance == whole.query(text=data.query.text, topk=5).distance).mean() > 0.9
+        asked, codes = one.encode(text=data.query.text) >= 0, np.unpackbits(one.codes, axis=1, bitorder="little")
+        for query, ids, distances in zip(asked, found.id, found.distance):
+            rows = np.searchsorted(one.ids, ids)
+            assert ((codes[rows, :BITS] != query).sum(axis=1) == distances).all()  # each distance is that of its id
     made.verify()
     made.add(image=part.image[:2])
     assert made.ids[-2:].tolist() == [whole.ids[-1] + 1, whole.ids[-1] + 2]
     assert made.describe(made.ids[-1:]) == [{"caption": None}]
     assert sorted(path.name for path in made.folder.iterdir()) == [".lock", "index.json", made.about["version"]]
+
+
+@pytest.mark.parametrize("source", [{"dataset": "mine"}, {"path": Path("mine")}, {"files": "one.npy"},
+                                    {"dataset": "mine", "path": "mine", "split": "query", "fingerprint": 1}, [1]])
+def test_a_source_that_the_search_could_not_read_is_refused(build, source, tmp_path):
+    with pytest.raises(InputError, match="source: expected"):
+        build(source=source)
+    assert not (tmp_path / "index").exists()
+
+
+def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(build, monkeypatch, data):
+    made = build()
+    folder, read, replaced = made.folder, index_module.read_sidecar, []
+
+    def replace_after_reading(folder):
+        about = read(folder)
+        if not replaced:
+            replaced.append(True)
+            made.add(image=data.retrieval.image[:2])
+        return about
+
+    monkeypatch.setattr(index_module, "read_sidecar", replace_after_reading)
+    assert len(Index.load(folder)) == ITEMS + 2
+
+
+def test_an_exported_column_named_as_another_is_renamed(cli, toy, data, tmp_path):
+    columns = {"id": np.arange(ITEMS), "caption": data.retrieval.meta["caption"]}
+    Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=data.retrieval.image, columns=columns)
+    cli("export", "--folder", tmp_path / "index", "--out", tmp_path / "codes.parquet")
+    assert pyarrow.parquet.read_table(tmp_path / "codes.parquet").column_names == ["id", "code", "item_id", "caption"]
+
+
+def test_a_page_shows_numbers_and_gaps(tmp_path):
+    hit = {"rank": 1, "id": 7, "distance": 2, "caption": None, "emoji": 5, "image_file": None}
+    page = search_page.render("Search", [("query", [hit])], tmp_path)
+    assert "None" not in page and ">5<" in page
+    with pytest.raises(InputError, match="cannot be read"):
+        search_page.render("Search", [("query", [hit | {"image_file": "a\0.png"}])], tmp_path)
 
 
 def test_saving_is_a_copy(data, build, tmp_path):
