@@ -755,9 +755,6 @@ HELP = {
 
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> dict:
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
     with parallel.processes():
         try:
             return Solver(parse(argv)).train()

@@ -28,15 +28,19 @@ class Parser(argparse.ArgumentParser):
 def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
     """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`.
 
-    Nor does it show a traceback after Ctrl-C (status 130), when its output is no longer read (141), or when there is no
-    space for its output (2).
+    Nor does it show a traceback after Ctrl-C (status 130), when its output is no longer read (141), when there is no
+    space for its output (2), or when the system refuses a file (2).
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
+        for stream in (sys.stdout, sys.stderr):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
         try:
             result = main(*args, **kwargs)
-            sys.stdout.flush()  # here, where it is known what to do if the output can't be written
+            if sys.stdout is not None:  # as after  >&-
+                sys.stdout.flush()  # here, where it is known what to do if the output can't be written
             return result
         except InputError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
@@ -45,7 +49,10 @@ def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
             raise SystemExit(128 + signal.SIGPIPE) from None
         except OSError as error:
-            if error.errno != errno.ENOSPC or error.filename is not None:
+            if error.filename is not None:  # a name that is too long, a folder that may not be entered
+                print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+                raise SystemExit(2) from None
+            if error.errno != errno.ENOSPC:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             print("error: cannot write the output: the disk is full", file=sys.stderr)

@@ -157,6 +157,8 @@ def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
     with open("/dev/full", "w") as full:
         lost = end("print('line')", stdout=full)
         assert (lost.stderr.read(), lost.wait(60)) == ("error: cannot write the output: the disk is full\n", 2)
+    named = end("open('x' * 300)")
+    assert named.stderr.read() == f"error: {'x' * 300}: File name too long\n" and named.wait(60) == 2
     stopped = end("print('ready', flush=True); time.sleep(60)")
     stopped.stdout.readline()
     stopped.send_signal(signal.SIGINT)
