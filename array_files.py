@@ -414,7 +414,9 @@ def _mat5_content(reader: IO[bytes], order: str, kind: int, dims: tuple[int, ...
         return {name: _mat5_nested(reader, order) for name in names}
     if kind == SPARSE:
         rows, ends, values = (_mat5_element(reader, order) for _ in range(3))
-        if math.prod(dims) > 100_000 * len(rows):
+        if len(rows) and not 0 <= rows.min() <= rows.max() < dims[0]:
+            raise ValueError(f"entries of rows {rows.min()} to {rows.max()} for shape {dims}")
+        if math.prod(dims) > 100_000 * max(1, len(rows)):
             raise ValueError(f"{len(rows)} entries for shape {dims}")  # far sparser than tags ever are
         dense = np.zeros(dims, values.dtype)
         dense[rows[:ends[-1]], np.repeat(np.arange(dims[1]), np.diff(ends))] = values[:ends[-1]]
