@@ -37,13 +37,14 @@ import evaluation
 import metric
 import parallel
 import precision
+from cca import HELD_OUT
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from gallery import sample_retrievals
 from load_data import load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
-from structure import (DIMENSIONS, contrast_temperatures, nearest_codes, shared_space, structure_targets,
+from structure import (DIMENSIONS, FEWEST, UNSURE, contrast_temperatures, nearest_codes, shared_space, structure_targets,
                        structure_temperature)
 from terminal import summary, table, terminal_lines
 
@@ -97,6 +98,7 @@ class Config:
         self.tensorboard = False
         self.resume = False
 
+        self.scale_min, self.scale_max = float(self.scale_min), float(self.scale_max)  # edited to 8 as well as to 8.0
         for name, value in settings.items():
             if name not in vars(self):
                 raise InputError(f"unknown setting {name!r}; the settings are {', '.join(vars(self))}")
@@ -261,6 +263,10 @@ class Solver:
         widths += [DIMENSIONS] if config.fusion == "transformer" and DIMENSIONS not in widths else []
         temperatures = (dict.fromkeys(widths, config.temperature) if config.temperature else
                         contrast_temperatures(image, text, widths, config.batch_size))
+        unsure = not config.temperature and min(temperatures.values()) == UNSURE
+        if unsure and len(image) >= HELD_OUT * FEWEST:  # with fewer it was not measured
+            warn(f"{self.data.name}: the texts of images can't be told from other texts; are the rows of both in the "
+                 f"same order?")
         self.chosen["temperature"] = {str(bits): temperature for bits, temperature in temperatures.items()}
         make = (ContrastiveLoss if config.loss == "contrastive" else
                 functools.partial(BalancedContrastiveLoss, positive_weight=config.positive_weight))

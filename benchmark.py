@@ -95,7 +95,8 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "1 to 10, step": {"scale_schedule": "step"},
         "1 to 10, hashnet": {"scale_schedule": "hashnet"},
     },
-    "epochs": {f"{epochs} epochs": {"epoch": epochs} for epochs in (30, 60, 100, 200)},
+    "epochs": {f"{epochs} epochs{name}": {"epoch": epochs, **settings} for epochs in (30, 60, 100, 200)
+               for name, settings in (("", {}), (", progressive off", {"use_progressive_hash": False}))},
 }
 CODE = ("ICMR", "model", "loss", "structure", "cca", "precision", "baselines", "evaluation", "metric", "curves",
         "kernels")  # files that say what a training gives

@@ -323,7 +323,8 @@ def _whole_numbers(array: Array, limit: int, meaning: str) -> np.ndarray:
     bad = np.flatnonzero(~((numbers >= 0) & (numbers < limit) & (numbers == np.floor(numbers))))
     if bad.size:
         raise InputError(f"{array.where}: found {numbers[bad[0]]:g} in row {bad[0]}; "
-                         f"expected {meaning}, whole and from 0 to {limit - 1}")
+                         f"expected {meaning}, whole and from 0 to {limit - 1}"
+                         + (", counted from 0" if numbers[bad[0]] == limit and numbers.min() == 1 else ""))
     return numbers.astype(np.int64)
 
 
@@ -493,7 +494,30 @@ def _oddities(splits: Mapping[str, Split]) -> list[str]:
             blocks = features.split(block_rows(features.shape, 4))
             if zero := sum(int((block.count_nonzero(1) == 0).sum()) for block in blocks):
                 found.append(f"{name}: {zero:,} of {len(split):,} rows have {key} features that are all zero")
+    query, retrieval = splits["query"], splits["retrieval"]
+    labelled = query.label.amax(1) > 0
+    missed = labelled & (query.label[:, retrieval.label.amax(0) > 0].sum(1) == 0)
+    if count := int(missed.sum()):
+        found.append(f"query: {count:,} of {len(query):,} rows share no label with any item of retrieval")
+    if (query.label.amin(0) * retrieval.label.amin(0)).any():
+        found.append("every item is relevant to every query: one label is common to all of them")
+    others = {id(split): split for split in (splits["train"], retrieval)}.values()
+    known = np.concatenate([_row_hashes(split) for split in others])
+    if count := int(np.isin(_row_hashes(query), known).sum()):
+        found.append(f"query: {count:,} of {len(query):,} rows have the features of a row of train or retrieval")
     return found
+
+
+def _row_hashes(split: Split) -> np.ndarray:
+    """A number (n,) for the features of each row, the same for the same bits."""
+    random = np.random.default_rng(0)
+    hashes = np.zeros(len(split), np.uint64)
+    for features in (split.image, split.text):
+        factors = random.integers(1, 2**63, features.shape[1], np.uint64)
+        rows = block_rows(features.shape, 8)
+        for start in range(0, len(hashes), rows):
+            hashes[start:start + rows] += features[start:start + rows].numpy().view(np.uint32) @ factors
+    return hashes
 
 
 # --- the command ----------------------------------------------------------------------------------

@@ -26,4 +26,4 @@ EOM
     set -- "$@" --data_dir data
 fi
 
-exec "$PYTHON" ICMR.py --dataset "$dataset" --hash_lens 16 32 64 128 --epoch 100 --task "$task" "$@"
+exec "$PYTHON" ICMR.py --dataset "$dataset" --task "$task" "$@"

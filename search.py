@@ -37,7 +37,7 @@ from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
 from gallery import shown
 from ICMR import choose_device
-from index import SIDECAR, Hits, Index, load_model
+from index import SIDECAR, Hits, Index, load_model, read_sidecar
 from load_data import SPLITS, Dataset, attributes, is_unicode, load_dataset
 from terminal import clip, columns_of
 
@@ -210,6 +210,14 @@ def build(options: argparse.Namespace) -> None:
     if folder is None:
         bits = load_model(options.checkpoint)[0].hash_lens[0]
         folder = Path("index") / items.source.get("dataset", options.checkpoint.stem) / str(bits)
+    if (folder / SIDECAR).is_file():
+        about = read_sidecar(folder)
+        if added := about["source"].get("added"):
+            raise InputError(f"{folder}: the index there has {added:,} added items, which a new build would lose; give "
+                             f"another --folder, or remove this one")
+        if about["modality"] != options.modality and options.dataset is not None:
+            raise InputError(f"{folder}: the index there is of {about['modality']}; give another --folder for one of "
+                             f"{options.modality}, or remove this one")
     with progress_bar(len(items)) as progress:
         index = Index.build(folder, options.checkpoint, *items[:4], kind=options.index, source=items.source,
                             device=choose_device(options.device), progress=progress)
@@ -318,6 +326,8 @@ def opened(folder: Path) -> Iterator[Index | None]:
 
 def export(options: argparse.Namespace) -> None:
     """Parquet: id, code as fixed-size binary, and the columns of the items."""
+    if options.out.suffix != ".parquet":
+        raise InputError(f"--out {options.out}: expected the name of a .parquet file")
     index = Index.load(options.folder or newest())
     width = index.codes.shape[1]
     fields = [] if index.items is None else [  # a name that comes twice could not be read

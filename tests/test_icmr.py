@@ -295,6 +295,16 @@ def test_checkpoints_of_another_kind_are_refused(small, capsys):
     assert "holds a HashModel" in refused(capsys, arguments(small, "--task", "2"))
 
 
+def test_rows_out_of_step_are_warned_of(tmp_path, capsys):
+    write_toy(tmp_path, pairs=400, queries=20, spread=9)
+    ICMR.Solver(ICMR.parse(arguments(tmp_path)))
+    assert capsys.readouterr().err == ""
+    with h5py.File(tmp_path / "data" / "toy" / "toy.h5", "r+") as file:
+        file["text"][20:] = np.random.default_rng(0).permutation(file["text"][20:])
+    ICMR.Solver(ICMR.parse(arguments(tmp_path)))
+    assert "are the rows of both in the same order?" in capsys.readouterr().err
+
+
 def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
     path = checkpoint.save(tmp_path / "model.pth", {"weights": torch.arange(5000.0)})
     content = bytearray(path.read_bytes())

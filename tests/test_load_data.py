@@ -413,6 +413,23 @@ def test_oddities_are_counted(tables):
     ]
 
 
+def test_queries_without_anything_to_find_are_counted(tables):
+    for arrays in tables.values():
+        arrays["label"][:] = [1, 0, 0, 0]
+    assert dataset_from_arrays(**tables).warnings == [
+        "every item is relevant to every query: one label is common to all of them"]
+    tables["query"]["label"][:2] = [0, 1, 0, 0]
+    assert dataset_from_arrays(**tables).warnings == ["query: 2 of 6 rows share no label with any item of retrieval"]
+
+
+def test_queries_that_are_items_are_counted(tables):
+    for key in ("image", "text"):
+        tables["query"][key][:3] = tables["retrieval"][key][15:18]
+    tables["query"]["text"][0] += 1  # an image may have several texts
+    assert dataset_from_arrays(**tables).warnings == [
+        "query: 2 of 6 rows have the features of a row of train or retrieval"]
+
+
 def test_what_is_no_column_is_left_out_and_said_so(tmp_path, tables):
     tables["query"]["caption"] = tables["query"]["caption"][:-1]
     dataset = dataset_from_arrays(**tables)

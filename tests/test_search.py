@@ -280,6 +280,15 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(build, mon
     assert len(Index.load(folder)) == ITEMS + 2
 
 
+def test_a_build_does_not_take_the_place_of_another_kind_of_index(cli, capsys, toy):
+    cli.build()
+    again = ["build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "toy", "--data_dir", toy / "data"]
+    assert "index/toy/12: the index there is of image" in refused(capsys, *again, "--modality", "text")
+    np.save("more.npy", np.ones((3, IMAGE), np.float32))
+    cli("add", "--image_features", "more.npy")
+    assert "3 added items, which a new build would lose" in refused(capsys, *again)
+
+
 def test_an_exported_column_named_as_another_is_renamed(cli, toy, data, tmp_path):
     columns = {"id": np.arange(ITEMS), "caption": data.retrieval.meta["caption"]}
     Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=data.retrieval.image, columns=columns)
@@ -639,7 +648,7 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
         "elsewhere: no index there": ["info", "--folder", "elsewhere"],
         "no such checkpoint": ["build", "--checkpoint", "x.pth", "--dataset", "toy", "--data_dir", toy / "data"],
         "no data set 'nope'": ["build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "nope"],
-        "out: cannot write": ["export", "--out", "index/toy/12/index.json/out"],
+        "out.parquet: cannot write": ["export", "--out", "index/toy/12/index.json/out.parquet"],
     }.items():
         assert message in refused(capsys, *argv).replace("NotADirectory", ""), argv
     other = tmp_path / "changed" / "toy"
