@@ -394,6 +394,9 @@ def _read_indexed(path: Path, arrays: dict[str, Array]) -> dict[str, _Rows]:
     _check_features(image)
     given = {key.removesuffix("_idx"): arrays.pop(key) for key in list(arrays) if key.endswith("_idx") and (
         key.removesuffix("_idx") in SPLIT_SPELLINGS or arrays[key].shape != image.shape[:1])}  # else it is a column
+    if not given:
+        raise InputError(f"{path}: nothing says which rows are in which split: found keys {_listing(arrays)}; expected "
+                         f"train_idx, query_idx, retrieval_idx, or train_idx, test_idx")
     given = _name_splits(path, given)
     numbers = {split: _row_numbers(array, image.shape[0]) for split, array in given.items()}
     train, query, retrieval = (numbers[split] for split in SPLITS)
