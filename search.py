@@ -249,7 +249,8 @@ def info(options: argparse.Namespace) -> None:
     for name, value in (("folder", f"{index.folder} (version {about['version']}, written {about['written']})"),
                         ("items", f"{len(index):,}, ids {index.ids[0]} to {index.ids[-1]}"),
                         ("from", origin + (f", and {source['added']:,} added" if source.get("added") else "")),
-                        ("codes", f"{index.bits} bits, of {about['modality']}"),
+                        ("codes", f"{index.bits} bits, of {about['modality']}, "
+                                  f"{len(np.unique(index.codes, axis=0)):,} different ones"),
                         ("bit order", about["bit_order"]),
                         ("search", described_kind(index)),
                         ("model", f"trained on {about['model']['dataset']} for {about['model']['epoch']} epochs, "

@@ -569,7 +569,9 @@ def test_build_query_and_the_rest(toy, data, cli, tmp_path):
     assert page.count("<li>") == 8 and "item &lt;" in page and "item <" not in page and "http" not in page
 
     report = cli("info")
-    assert "retrieval split of toy" in report and "12 bits" in report and ENCODERS in report and "little" in report
+    different = len({code.tobytes() for code in Index.load("index/toy/12").codes})
+    assert f"12 bits, of image, {different} different ones\n" in report
+    assert "retrieval split of toy" in report and ENCODERS in report and "little" in report
     cli("export", "--out", "codes.parquet")
     table = pyarrow.parquet.read_table("codes.parquet")
     index = Index.load("index/toy/12")
