@@ -304,6 +304,11 @@ def open_image(path: Path) -> Image:
 # --- texts --------------------------------------------------------------------------------------------------
 
 
+def is_unicode(text: str) -> bool:
+    """Whether a text is whole characters: without the halves of UTF-16 pairs that undecodable bytes leave."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 # --- helpers ------------------------------------------------------------------------------------------------
 
 

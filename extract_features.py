@@ -37,7 +37,6 @@ import encoders
 from encoders import IMAGE_SIZE, encode_images, encode_texts, open_image, optional  # encode_*: for Python programs
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
-from load_data import is_unicode
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -248,8 +247,8 @@ def read_captions(path: Path) -> list[dict]:
                 rows.append(row)
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
-    except InputError as error:
-        raise error if str(error).startswith(str(path)) else InputError(f"{path}: {error}") from None
+    except InputError:
+        raise
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a number too long
         raise InputError(f"{path}: not a {path.suffix} table in UTF-8 ({error})") from None
     if len(rows) < 2:
@@ -261,11 +260,11 @@ def _csv_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict]]:
     reader = csv.DictReader(file, strict=True)
     names = reader.fieldnames or []
     if repeated := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"line 1: column {repeated[0]!r} comes more than once; expected each once")
+        raise InputError(f"{file.name}: line 1: column {repeated[0]!r} comes more than once; expected each once")
     for fields in reader:
         if None in fields:
-            raise InputError(f"line {reader.line_num}: {len(names) + len(fields[None])} fields for {len(names)} "
-                             f"columns; put double quotes around text with commas in it")
+            raise InputError(f"{file.name}: line {reader.line_num}: {len(names) + len(fields[None])} fields for "
+                             f"{len(names)} columns; put double quotes around text with commas in it")
         yield reader.line_num, fields
 
 
@@ -282,7 +281,7 @@ def _text(where: str, key: str, fields: object) -> str:
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: {key!r} is {value!r}; expected text")
-    if "\0" in value or not is_unicode(value):
+    if "\0" in value or not encoders.is_unicode(value):
         raise InputError(f"{where}: {key!r} has a character that is not valid text: {value!r}")
     return value.strip()
 

@@ -221,11 +221,6 @@ def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
     return column
 
 
-def is_unicode(text: str) -> bool:
-    """Whether a text is whole characters: without the halves of UTF-16 pairs that undecodable bytes leave."""
-    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
-
-
 def _pick(where: str, arrays: Mapping[str, Array], name: str) -> Array:
     """The array of a field. Where several spellings of it are there, the plain one is meant."""
     spelled = [key for key in arrays if FIELD_SPELLINGS.get(key) == name]
@@ -504,7 +499,7 @@ def _oddities(splits: Mapping[str, Split]) -> list[str]:
         found.append(f"query: {count:,} of {len(query):,} rows share no label with any item of retrieval")
     if (query.label.amin(0) * retrieval.label.amin(0)).any():
         found.append("every item is relevant to every query: one label is common to all of them")
-    others = {id(split): split for split in (splits["train"], retrieval)}.values()
+    others = [retrieval] + [splits["train"]] * (_offset(splits["train"], retrieval) is None)
     known = np.concatenate([_row_hashes(split) for split in others])
     if count := int(np.isin(_row_hashes(query), known).sum()):
         found.append(f"query: {count:,} of {len(query):,} rows have the features of a row of train or retrieval")

@@ -38,7 +38,7 @@ from files import write_atomically
 from gallery import shown
 from ICMR import choose_device
 from index import SIDECAR, Hits, Index, load_model, read_sidecar
-from load_data import SPLITS, Dataset, attributes, is_unicode, load_dataset
+from load_data import SPLITS, Dataset, attributes, load_dataset
 from terminal import clip, columns_of
 
 OTHER = {"image": "text", "text": "image"}
@@ -126,7 +126,7 @@ def read_queries(index: Index, options: argparse.Namespace) -> tuple[dict[str, n
     if options.text is not None:
         if not options.text.strip():
             raise InputError("--text: empty; give some words")
-        if not is_unicode(options.text):
+        if not encoders.is_unicode(options.text):
             raise InputError(f"--text: not valid text: {options.text!r}")
         return {"text": encode_new(index, "text", options.text, options.clip)}, [options.text]
     if options.image is not None:
