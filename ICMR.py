@@ -37,15 +37,14 @@ import evaluation
 import metric
 import parallel
 import precision
-from cca import HELD_OUT
 from errors import InputError, Parser, exit_on_bad_input
 from files import check_writable, write_atomically
 from gallery import sample_retrievals
 from load_data import load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
-from structure import (DIMENSIONS, FEWEST, UNSURE, contrast_temperatures, nearest_codes, shared_space, structure_targets,
-                       structure_temperature)
+from structure import (DIMENSIONS, UNSURE, contrast_temperatures, measurable, nearest_codes, shared_space,
+                       structure_targets, structure_temperature)
 from terminal import summary, table, terminal_lines
 
 
@@ -264,7 +263,7 @@ class Solver:
         temperatures = (dict.fromkeys(widths, config.temperature) if config.temperature else
                         contrast_temperatures(image, text, widths, config.batch_size))
         unsure = not config.temperature and min(temperatures.values()) == UNSURE
-        if unsure and len(image) >= HELD_OUT * FEWEST:  # with fewer it was not measured
+        if unsure and measurable(len(image), config.batch_size):
             warn(f"{self.data.name}: the texts of images can't be told from other texts; are the rows of both in the "
                  f"same order?")
         self.chosen["temperature"] = {str(bits): temperature for bits, temperature in temperatures.items()}

@@ -108,9 +108,9 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
     """
     rows = _shuffled(len(image))
     held_out, rest = rows[::HELD_OUT], torch.cat([rows[start::HELD_OUT] for start in range(1, HELD_OUT)])
-    batch = min(batch, len(held_out))
-    if batch < FEWEST:
+    if not measurable(len(rows), batch):
         return dict.fromkeys(lengths, UNSURE)
+    batch = min(batch, len(held_out))
     maps = CCA(image[rest], text[rest]).maps(RIDGE, max(lengths))
     held_out = held_out[:len(held_out) // batch * batch]
     sides = [project(side[held_out]) for project, side in zip(maps, (image, text))]
@@ -128,6 +128,11 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
         return min(max(UNSURE * float(least) / log(batch), LOWEST), UNSURE)
 
     return {bits: temperature(bits) for bits in lengths}
+
+
+def measurable(pairs: int, batch: int) -> bool:
+    """Whether so many training pairs, in such batches, are enough for :func:`contrast_temperatures` to measure."""
+    return min(batch, -(-pairs // HELD_OUT)) >= FEWEST
 
 
 def _shuffled(rows: int) -> Tensor:

@@ -303,6 +303,8 @@ def test_rows_out_of_step_are_warned_of(tmp_path, capsys):
         file["text"][20:] = np.random.default_rng(0).permutation(file["text"][20:])
     ICMR.Solver(ICMR.parse(arguments(tmp_path)))
     assert "are the rows of both in the same order?" in capsys.readouterr().err
+    ICMR.Solver(ICMR.parse(arguments(tmp_path, "--batch_size", "8")))  # too few to tell
+    assert capsys.readouterr().err == ""
 
 
 def test_a_flipped_bit_in_a_checkpoint_is_found(tmp_path):
