@@ -430,6 +430,18 @@ def test_queries_that_are_items_are_counted(tables):
         "query: 2 of 6 rows have the features of a row of train or retrieval"]
 
 
+def test_sparse_labels_may_be_empty_but_not_of_rows_that_are_not_there(tmp_path, tables):
+    arrays, path = classic(tables), tmp_path / "s.mat"
+    arrays["L_te"] = scipy.sparse.csc_matrix(np.zeros_like(arrays["L_te"]))
+    scipy.io.savemat(path, arrays)
+    assert load_dataset(path).query.label.sum() == 0
+    arrays["L_te"] = scipy.sparse.csc_matrix(tables["query"]["label"])
+    arrays["L_te"].indices[0] = -1
+    scipy.io.savemat(path, arrays)
+    with pytest.raises(InputError, match="entries of rows -1 to 5"):
+        load_dataset(path)
+
+
 def test_what_is_no_column_is_left_out_and_said_so(tmp_path, tables):
     tables["query"]["caption"] = tables["query"]["caption"][:-1]
     dataset = dataset_from_arrays(**tables)
