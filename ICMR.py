@@ -43,6 +43,7 @@ from gallery import sample_retrievals
 from load_data import load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
+from replay import Replayed
 from structure import (DIMENSIONS, UNSURE, contrast_temperatures, measurable, nearest_codes, shared_space,
                        structure_targets, structure_temperature)
 from terminal import summary, table, terminal_lines
@@ -210,7 +211,7 @@ class Solver:
         else:
             self.precision, self.speedup = "float32", None
         self.epoch = self.step = 0  # what is done: whole epochs, and steps of the epoch after them
-        self.sums: dict[str, Tensor] = {}  # of the epoch in progress
+        self.statistics: list[Tensor] = []  # STATISTICS of each step of the epoch in progress
         self.log: list[dict] = []  # one entry an epoch
         self.history: list[dict] = []  # one entry an evaluation
         self.seconds = 0.0  # of training
@@ -244,7 +245,9 @@ class Solver:
         fusion = [p for name, p in self.model.named_parameters() if name.startswith("FuseTrans.")]
         heads = [p for name, p in self.model.named_parameters() if not name.startswith("FuseTrans.")]
         groups = [{"params": p, "lr": lr} for p, lr in ((fusion, config.lr_fusion), (heads, config.lr)) if p]
-        self.optimizer = torch.optim.Adam(groups, betas=(0.5, 0.999), fused=True)  # UCMFH's betas
+        self.optimizer = torch.optim.Adam(groups, betas=(0.5, 0.999),  # UCMFH's
+                                          fused=True, capturable=self.replays)
+        self.run_step = Replayed(self.train_step, self.device) if self.replays else self.train_step
 
         self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
         with torch.no_grad():
@@ -350,17 +353,19 @@ class Solver:
 
     def trainhash(self, scale: float) -> float:
         """Train the hash functions for one epoch at ``scale``; returns its mean loss."""
-        return self.train_epoch(lambda *batch: self.hash_loss(*batch, scale), scale=scale)
+        return self.train_epoch(scale)
 
     def trainfusion(self) -> float:
         """Train the real-valued fusion for one epoch; returns its mean loss."""
-        def loss(image: Tensor, text: Tensor, structure: Tensor | None) -> Tensor:
-            return sum(self.criteria[DIMENSIONS](*map(parallel.gather, sides), structure, self.structure_share)
-                       for sides in self.model(image, text).values())
+        return self.train_epoch()
 
-        return self.train_epoch(loss)
+    def fusion_loss(self, image: Tensor, text: Tensor, structure: Tensor | None, share: float | Tensor) -> Tensor:
+        """The loss of a batch of the real-valued fusion, the sum over the protocols."""
+        return sum(self.criteria[DIMENSIONS](*map(parallel.gather, sides), structure, share)
+                   for sides in self.model(image, text).values())
 
-    def hash_loss(self, image: Tensor, text: Tensor, structure: Tensor | None, scale: float) -> Tensor:
+    def hash_loss(self, image: Tensor, text: Tensor, structure: Tensor | None, share: float | Tensor,
+                  scale: float | Tensor) -> Tensor:
         """The loss of a batch, the mean over the code lengths; with UCMFH's fusion also that of its fused features."""
         model, config = self.model, self.config
         features = model.fuse(image, text)
@@ -370,26 +375,44 @@ class Solver:
         if structure is not None and config.code_weight:
             nearest = nearest_codes(*x.chunk(2), config.alike)
             structure = torch.lerp(structure, nearest.to(structure.dtype), config.code_weight)
-        loss = sum(self.criteria[bits](*code.chunk(2), structure, self.structure_share)
+        loss = sum(self.criteria[bits](*code.chunk(2), structure, share)
                    for bits, code in model.split(codes).items()) / len(config.hash_lens)
         if config.fusion == "transformer":
-            fused = self.criteria[DIMENSIONS](*map(parallel.gather, features), structure, self.structure_share)
+            fused = self.criteria[DIMENSIONS](*map(parallel.gather, features), structure, share)
             loss = fused + 0.5 * loss
         return loss
 
     def observe(self, x: Tensor, codes: Tensor) -> None:
-        """Add a batch's ``scale * x`` and codes, images then texts, to the epoch's statistics."""
+        """Take the statistics of a batch's ``scale * x`` and codes, images then texts."""
         with torch.no_grad():
-            self.add("mean_abs", x.abs().mean())
-            self.add("saturation", (codes.abs() > 0.9).float().mean())
-            self.add("quantization_error", ((codes.abs() - 1) ** 2).mean())
             balance = torch.stack([torch.where(side >= 0, 1.0, -1.0).mean(dim=0) for side in codes.chunk(2)])
-            self.add("bit_balance", balance.abs().mean())
+            self.observed = [x.abs().mean(), (codes.abs() > 0.9).float().mean(), ((codes.abs() - 1) ** 2).mean(),
+                             balance.abs().mean()]
 
-    def add(self, name: str, value: Tensor) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + value.detach()  # on the device: nothing waits for it
+    @property
+    def replays(self) -> bool:
+        """Whether steps are recorded and replayed (replay.py)."""
+        return self.device.type == "cuda" and parallel.size() == 1
 
-    def train_epoch(self, batch_loss: Callable[[Tensor, Tensor, Tensor | None], Tensor], **entry) -> float:
+    def train_step(self, rows: Tensor, share: float | Tensor, scale: float | Tensor) -> Tensor:
+        """One step of the optimizer on the training pairs ``rows``; returns its STATISTICS, which stay on the device.
+        """
+        structure = None
+        if self.structured:
+            structure = structure_targets(*(side[rows] for side in self.structure),
+                                          self.chosen["structure_temperature"])
+        rows = rows[parallel.part(len(rows))]
+        batch = self.image[rows], self.text[rows], structure, share
+        self.observed: list[Tensor] = []
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
+            loss = self.hash_loss(*batch, scale) if self.hashing else self.fusion_loss(*batch)
+        self.optimizer.zero_grad()
+        loss.backward()
+        parallel.average_gradients(self.model.parameters())
+        self.optimizer.step()
+        return torch.stack([loss.detach(), *self.observed])
+
+    def train_epoch(self, scale: float = 1.0) -> float:
         """One epoch, or the rest of one that was interrupted. Appends to ``log`` and returns the mean loss.
 
         The order of the pairs depends on the seed and the epoch alone. The pairs left over after the last whole batch
@@ -399,44 +422,32 @@ class Solver:
         batch, pairs = self.config.batch_size, len(self.image)
         shuffle = torch.Generator().manual_seed(derived_seed(self.config.seed, self.epoch))
         order = torch.randperm(pairs, generator=shuffle).to(self.device)
-        steps = pairs // batch
-        losses: list[Tensor] = []
+        steps, share = pairs // batch, self.structure_share
         self.model.train()
         while self.step < steps:
             rows = order[self.step * batch:(self.step + 1) * batch]
-            structure = None
-            if self.structured:
-                structure = structure_targets(*(side[rows] for side in self.structure),
-                                              self.chosen["structure_temperature"])
-            rows = rows[parallel.part(batch)]
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
-                loss = batch_loss(self.image[rows], self.text[rows], structure)
-            self.optimizer.zero_grad()
-            loss.backward()
-            stop = parallel.average_gradients(self.model.parameters(), self.stop_signal is not None)
-            self.optimizer.step()
-            losses.append(loss.detach())
-            self.add("loss", loss)
+            self.statistics.append(self.run_step(rows, share, scale))
             self.step += 1
             self.bar.update()
-            if stop:
-                self.check_losses(losses)
+            if parallel.any_of_all(self.stop_signal is not None):
+                self.means()
                 self.seconds += time.perf_counter() - started
                 raise Stopped
-        self.check_losses(losses)
-        means = {name: float(total) / steps for name, total in self.sums.items()}
+        means = self.means()
         self.seconds += time.perf_counter() - started
         seconds = self.seconds - sum(earlier["seconds"] for earlier in self.log)
-        self.epoch, self.step, self.sums = self.epoch + 1, 0, {}
-        self.log.append({"epoch": self.epoch, **entry, **means, "seconds": seconds})
+        self.epoch, self.step, self.statistics = self.epoch + 1, 0, []
+        at = {"scale": scale} if self.hashing else {}
+        self.log.append({"epoch": self.epoch, **at, **means, "seconds": seconds})
         return means["loss"]
 
-    def check_losses(self, losses: list[Tensor]) -> None:
-        """Raise :class:`InputError` if one of the last steps' losses is not finite."""
-        values = torch.stack(losses).tolist() if losses else []  # none if the run was stopped after the last step
-        for step, value in enumerate(values, start=self.step - len(values) + 1):
-            if not np.isfinite(value):
-                raise InputError(f"the loss is {value} in epoch {self.epoch + 1}, step {step}: {ADVICE}")
+    def means(self) -> dict[str, float]:
+        """The means of the STATISTICS over the steps done. Raises :class:`InputError` if a loss is not finite."""
+        values = torch.stack(self.statistics).double().cpu().numpy()
+        for step, loss in enumerate(values[:, 0], start=1):
+            if not np.isfinite(loss):
+                raise InputError(f"the loss is {loss} in epoch {self.epoch + 1}, step {step}: {ADVICE}")
+        return dict(zip(STATISTICS, values.mean(axis=0).tolist()))
 
     def ask_to_stop(self, number: int, frame) -> None:
         self.stop_signal = number
@@ -495,8 +506,8 @@ class Solver:
             return
         checkpoint.save(self.state_path, {
             **self.about(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
-            "step": self.step, "sums": self.sums, "log": self.log, "history": self.history, "seconds": self.seconds,
-            "precision": [self.precision, self.speedup], "random": random, "random_cuda": random_cuda})
+            "step": self.step, "statistics": self.statistics, "log": self.log, "history": self.history,
+            "seconds": self.seconds, "precision": [self.precision, self.speedup], "random": random, "random_cuda": random_cuda})
 
     def load_state(self) -> None:
         """Resume from the saved state. Raises :class:`InputError` if it is another run's."""
@@ -510,8 +521,10 @@ class Solver:
         try:
             self.model.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
+            for group in self.optimizer.param_groups:
+                group["capturable"] = self.replays  # the interrupted run may have been on another device
             self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-            self.sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+            self.statistics = [values.to(self.device) for values in state["statistics"]]
             self.log, self.history = state["log"], state["history"]
             if self.config.precision == "auto":
                 self.precision, self.speedup = state["precision"]
@@ -620,6 +633,7 @@ class Solver:
         return results
 
 
+STATISTICS = ("loss", "mean_abs", "saturation", "quantization_error", "bit_balance")  # of a step; of task 0 the first
 WIDEST = 2**16  # of a hidden layer: more is a slip of the keyboard
 SHOWN = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
          ("bit balance", "bit_balance"))  # of an epoch's log, on its line

@@ -99,7 +99,7 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
                for name, settings in (("", {}), (", progressive off", {"use_progressive_hash": False}))},
 }
 CODE = ("ICMR", "model", "loss", "structure", "cca", "precision", "baselines", "evaluation", "metric", "curves",
-        "kernels")  # files that say what a training gives
+        "kernels", "replay")  # files that say what a training gives
 PATHS = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings that don't change a result
 
 
@@ -348,17 +348,17 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--precision", default="float32", help="of our trainings (default: float32, as on any machine)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(),
-                        help="trainings at a time (default: the number of cores; one on a GPU)")
+    parser.add_argument("--jobs", type=int, help="trainings at a time (default: the number of cores; one on a GPU)")
     options = parser.parse_args(argv)
     if options.study not in STUDIES:
         raise InputError(f"{options.study}: has options of its own; give it first: benchmark.py {options.study} ...")
     for name in ("seeds", "jobs"):
-        if getattr(options, name) < 1:
+        if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: expected 1 or more")
     settings = {name: getattr(options, name) for name in ("epoch", "eval_every", "data_dir", "device", "precision")}
     ICMR.Config(**settings, hash_lens=options.hash_lens).check()
-    processes = options.jobs if ICMR.choose_device(options.device).type == "cpu" else 1
+    cpu = ICMR.choose_device(options.device).type == "cpu"
+    processes = options.jobs or (os.cpu_count() if cpu else 1)
     studies, fingerprints = [], {}
     for path in options.datasets:
         dataset = load_dataset(path, options.data_dir)

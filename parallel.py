@@ -96,20 +96,26 @@ def gather(rows: Tensor) -> Tensor:
     return _Gather.apply(rows) if size() > 1 else rows
 
 
-def average_gradients(parameters: Iterable[Tensor], flag: bool) -> bool:
-    """Replace each gradient by its mean over the processes, in one message; returns whether any process set ``flag``.
+def average_gradients(parameters: Iterable[Tensor]) -> None:
+    """Replace each gradient by its mean over the processes, in one message.
 
     The mean is the gradient of the loss of the whole batch, for parameters before a :func:`gather` as well as after it.
     """
     if size() == 1:
-        return flag
-    flags = torch.tensor([int(flag)])  # on the CPU: a flag on a GPU would have to be waited for
-    dist.all_reduce(flags)
+        return
     gradients = [p.grad for p in parameters if p.grad is not None]
     message = torch.cat([gradient.flatten() for gradient in gradients])
     dist.all_reduce(message)
     for gradient, mean in zip(gradients, (message / size()).split([g.numel() for g in gradients])):
         gradient.copy_(mean.view_as(gradient))
+
+
+def any_of_all(flag: bool) -> bool:
+    """Whether any process set ``flag``."""
+    if size() == 1:
+        return flag
+    flags = torch.tensor([int(flag)])  # on the CPU: a flag on a GPU would have to be waited for
+    dist.all_reduce(flags)
     return bool(flags)
 
 

@@ -45,6 +45,8 @@ SATURATED = 0.9
 class Observed(ICMR.Solver):
     """A solver that keeps the codes of the training batches at some stages of the training."""
 
+    replays = False  # a replayed step shows its codes to nobody
+
     def __init__(self, config: ICMR.Config):
         super().__init__(config)
         self.batches: list[np.ndarray] = []  # codes of an epoch in progress

@@ -85,9 +85,8 @@ def test_scripts_can_train_by_the_epoch_and_read_the_scales(small):
 
 
 def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_and_codes(small):
-    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--structure_start", "0.7",
-                                                  "--structure_end", "0.1", "--alike", "0.2", "--temperature", "0.6")))
-    solver.epoch = 1  # of three: halfway
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--alike", "0.2",
+                                                  "--temperature", "0.6")))
     image, text = solver.image[:16], solver.text[:16]
     features = structure_targets(*(side[:16] for side in solver.structure), solver.chosen["structure_temperature"])
     solver.model.eval()
@@ -95,16 +94,22 @@ def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_a
     targets = 0.7 * features + 0.3 * nearest_codes(*x, 0.2)
     losses = [ContrastiveLoss(0.6)(*(torch.tanh(5 * side[:, bits]) for side in x), targets, 0.4)
               for bits in (slice(0, 4), slice(4, 12))]
-    assert torch.allclose(solver.hash_loss(image, text, features, 5.0), sum(losses) / 2)
+    assert torch.allclose(solver.hash_loss(image, text, features, 0.4, 5.0), sum(losses) / 2)
 
 
 def test_the_share_of_pairs_that_are_alike_goes_from_its_start_to_its_end(small):
     solver = ICMR.Solver(ICMR.parse(arguments(small, "--structure_start", "0.9", "--structure_end", "0.3")))
-    shares = []
-    for _ in range(4):  # of three epochs: one more than a run has
-        shares.append(solver.structure_share)
-        solver.trainhash(1.0)
-    assert shares == pytest.approx([0.9, 0.6, 0.3, 0.3])
+    step, inputs = solver.run_step, []
+
+    def run_step(rows, share, scale):
+        inputs.append((share, scale))
+        return step(rows, share, scale)
+
+    solver.run_step = run_step
+    for scale in (1.0, 2.0, 3.0, 4.0):  # three epochs, and one more than a run has
+        solver.trainhash(scale)
+    shares, scales = zip(*inputs[::3])  # three steps each
+    assert shares == pytest.approx([0.9, 0.6, 0.3, 0.3]) and scales == (1.0, 2.0, 3.0, 4.0)
 
 
 def test_what_is_tested_and_saved_is_calibrated_on_the_training_pairs(small):

@@ -104,7 +104,7 @@ def test_the_parts_cover_all_rows_evenly(monkeypatch, rows, size):
 def test_one_process_is_left_alone():
     x = torch.randn(3, 2, requires_grad=True)
     assert parallel.gather(x) is x and parallel.rank() == 0 and parallel.size() == 1
-    assert parallel.average_gradients([x], True) and not parallel.average_gradients([x], False)
+    assert parallel.any_of_all(True) and not parallel.any_of_all(False)
 
 
 def test_averaging_waits_for_no_number_from_the_device(monkeypatch):
@@ -112,7 +112,8 @@ def test_averaging_waits_for_no_number_from_the_device(monkeypatch):
     monkeypatch.setattr(parallel.dist, "all_reduce", lambda tensor: None)
     weight = torch.zeros(3, 2, device="meta", requires_grad=True)  # on a device whose tensors have no values to read
     weight.sum().backward()
-    assert parallel.average_gradients([weight], True) and not parallel.average_gradients([weight], False)
+    parallel.average_gradients([weight])
+    assert parallel.any_of_all(True) and not parallel.any_of_all(False)
 
 
 @pytest.mark.parametrize("device, message", [("auto", "sees 1 here; start fewer processes"),

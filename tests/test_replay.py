@@ -1,0 +1,105 @@
+"""A training step that is recorded and replayed computes what it computes when it is called."""
+
+import contextlib
+
+import pytest
+import torch
+
+import ICMR
+import replay
+from replay import Replayed
+from toy import toy_arguments, write_toy
+
+CASES = {"default": [], "bfloat16": ["--precision", "bfloat16"], "balanced": ["--loss", "balanced"],
+         "no structure": ["--structure_start", "0", "--structure_end", "0"],
+         "no scale": ["--use_progressive_hash", "false"], "transformer": ["--fusion", "transformer"], "fusion": ["--task", "0"]}
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.fixture
+def small(tmp_path):
+    return write_toy(tmp_path, pairs=130, queries=20)
+
+
+def solver(small, *more, device="cpu"):
+    return ICMR.Solver(ICMR.parse([*toy_arguments(small, *more), "--device", device]))
+
+
+def epochs(made, count=3):
+    """The losses of some epochs, the scale growing, and the weights after them."""
+    losses = [made.trainhash(1.0 + epoch) if made.hashing else made.trainfusion() for epoch in range(count)]
+    return losses, {name: value.clone() for name, value in made.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_step_depends_on_its_inputs_and_on_tensors_alone(small, name):
+    """Numbers that Python holds would stay in a record what they were when it was made."""
+    found = []
+    for changed in (False, True):
+        made = solver(small, *CASES[name])
+        made.model.train()
+        if changed:
+            made.epoch, made.step, made.scale_min, made.scale_max = 2, 1, 3.0, 20.0
+            made.statistics, made.log = [torch.zeros(5)], [{}]
+        torch.manual_seed(1)
+        found.append(torch.stack([made.train_step(torch.arange(first, first + 16), torch.tensor(0.7), torch.tensor(3.0))
+                                  for first in (0, 40)]))
+    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers_may_be_tensors(small, name):
+    found = []
+    for numbers in ((0.7, 3.0), (torch.tensor(0.7), torch.tensor(3.0))):
+        made = solver(small, *CASES[name])
+        made.model.train()
+        found.append(made.train_step(torch.arange(16), *numbers))
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+def test_inputs_are_passed_on_and_outputs_stay_what_they_were(monkeypatch):
+    class Record:  # of a device that calls the step again
+        def replay(self):
+            made.output.copy_(made.step(*made.inputs))
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Record)
+    monkeypatch.setattr(torch.cuda, "graph", lambda record: contextlib.nullcontext())
+    monkeypatch.setattr(Replayed, "beside", lambda self: self.step(*self.inputs))
+    made = Replayed(lambda rows, number: rows * number, torch.device("cpu"))
+    outputs = [made(torch.arange(3.0) + step, 0.5 * step) for step in range(2 * replay.EAGER + 1)]
+    assert made.graph is not None
+    for step, output in enumerate(outputs):
+        assert torch.equal(output, (torch.arange(3.0) + step) * (0.5 * step))
+
+
+@needs_gpu
+@pytest.mark.parametrize("name", CASES)
+def test_replayed_training_is_that_of_single_calls_to_the_bit(small, monkeypatch, name):
+    found = []
+    for eager in (10**9, replay.EAGER):
+        monkeypatch.setattr(replay, "EAGER", eager)
+        made = solver(small, *CASES[name], device="cuda")
+        found.append(epochs(made))
+        assert (made.run_step.graph is None) == (eager == 10**9)
+    (called, called_weights), (replayed, replayed_weights) = found
+    assert called == replayed
+    assert all(torch.equal(called_weights[name], value) for name, value in replayed_weights.items())
+
+
+@needs_gpu
+def test_a_run_on_a_gpu_that_was_stopped_goes_on_to_the_same_weights(small):
+    settings = [*toy_arguments(small, "--eval_every", "1"), "--device", "cuda"]
+    whole = ICMR.main(settings)
+    stopped = ICMR.Solver(ICMR.parse(settings))
+    step = stopped.run_step
+
+    def stopping(*inputs):
+        stopped.stop_signal = 15 if (stopped.epoch, stopped.step) == (1, 2) else None
+        return step(*inputs)
+
+    stopped.run_step = stopping
+    with pytest.raises(SystemExit):
+        stopped.train()
+    resumed = ICMR.main([*settings, "--resume"])
+    assert resumed["final"] == whole["final"]
+    assert [e["loss"] for e in resumed["epochs"]] == [e["loss"] for e in whole["epochs"]]
