@@ -234,8 +234,9 @@ def figures(method: baselines.Baseline, split: Dataset) -> tuple[dict, dict]:
                                                  split.query.label.numpy(), split.retrieval.label.numpy())
             found[protocol][way] = metric.maps_from_histogram(histogram)
             curves[protocol][way] = curves_of(histogram)
+    found["partners"] = metric.partner_recall(*map(metric.sign_codes, query))  # unpaired, the last of the loop
     if method.bounded:
-        found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))  # the unpaired, done last
+        found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))
     return found, curves
 
 

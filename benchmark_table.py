@@ -23,6 +23,9 @@ def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], foun
              *overview(found, lengths, "paired"), ""]
     if default in found and off in found:
         lines += ["## Progressive on against off", "", *effects(found[default], found[off]), ""]
+    if any("partners" in entry for results in found.values() for entries in results.values() for entry in entries):
+        lines += ["## The own partner among the queries, unpaired, mean of I2T and T2I", "",
+                  *recalls(found, lengths), ""]
     lines += ["## In full", "", *details(found, lengths), ""]
     if skipped:
         lines += ["Not trained:", "", *(f"- {what}: {why}" for what, why in skipped.items()), ""]
@@ -39,6 +42,17 @@ def overview(found: Found, lengths: list[str], protocol: str) -> list[str]:
             cells = [spread([both_ways(entry, protocol, cut) for entry in results.get(bits, [])])
                      for cut in ("map", "map@50") for bits in lengths]
             rows.append(f"| {label} | " + " | ".join(cells) + " |")
+    return rows
+
+
+def recalls(found: Found, lengths: list[str]) -> list[str]:
+    """A row a method: R@1 and R@10 of the own partner at each code length, mean of both directions, in percent."""
+    rows = ["| | " + " | ".join(f"{cut} {bits}" if bits == lengths[0] else bits for cut in ("R@1", "R@10")
+                                for bits in lengths) + " |", "| --- |" + " ---: |" * (2 * len(lengths))]
+    for label, results in found.items():
+        cells = [spread([both_ways(entry, "partners", cut) for entry in results.get(bits, []) if "partners" in entry])
+                 for cut in ("recall@1", "recall@10") for bits in lengths]
+        rows.append(f"| {label} | " + " | ".join(cells) + " |")
     return rows
 
 
@@ -65,8 +79,12 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
     lengths = [bits for bits in on if bits in off]
     rows = ["| | " + " | ".join(f"{bits} bits" for bits in lengths) + " | mean |",
             "| --- |" + " ---: |" * (len(lengths) + 1)]
-    for protocol, cut, name in [(protocol, cut, f"mAP@{cut.removeprefix('map@').replace('map', 'all')}, {protocol}")
-                                for protocol in ("unpaired", "paired") for cut in ("map", "map@50")]:
+    measured = [(protocol, cut, f"mAP@{cut.removeprefix('map@').replace('map', 'all')}, {protocol}")
+                for protocol in ("unpaired", "paired") for cut in ("map", "map@50")]
+    if all("partners" in entry for bits in lengths for entry in on[bits] + off[bits]):
+        measured += [("partners", cut, f"{cut.replace('recall', 'R')} of the partner")
+                     for cut in ("recall@1", "recall@10")]
+    for protocol, cut, name in measured:
         gains = np.array([[both_ways(a, protocol, cut) - both_ways(b, protocol, cut)
                            for a, b in zip(on[bits], off[bits])] for bits in lengths])
         rows.append(f"| {name} | " + " | ".join(gain(row) for row in gains) + f" | {gain(gains.mean(axis=0))} |")
@@ -94,7 +112,7 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
 
 
 def both_ways(entry: dict, protocol: str, cut: str) -> float:
-    """mAP in points, the mean of I2T and T2I."""
+    """mAP (of ``partners``: recall) in points, the mean of I2T and T2I."""
     return 100 * sum(entry[protocol][way][cut] for way in WAYS) / 2
 
 

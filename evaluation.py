@@ -93,7 +93,8 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
     """mAP of both directions in both protocols, for each code length: ``["16"]["unpaired"]["i2t"]["map@50"]``.
 
     Beside them the ``quantization_error``, mean (abs(tanh(scale * x)) - 1)^2, and the ``bit_balance`` of the database's
-    unpaired codes.
+    unpaired codes; and how often the queries find their own ``partners`` among the queries of the other modality:
+    ``["16"]["partners"]["i2t"]["recall@10"]``.
     """
     error = np.zeros(sum(model.hash_lens))
 
@@ -108,6 +109,8 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
                                                                data.retrieval.label[part]))
     figures = by_length(model, {ranking: metric.maps_from_histogram(histogram)
                                 for ranking, histogram in zip(asked, histograms)})
+    for bits, images, texts in zip(model.hash_lens, *(model.split(side).values() for side in query["unpaired"])):
+        figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy())
     signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
     sums = np.stack([parallel.total(error), np.abs(parallel.total(signs.numpy())).sum(axis=0)])
     for bits, means in model.split(torch.from_numpy(sums) / (2 * len(data.retrieval))).items():

@@ -176,6 +176,33 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
     return {name: total / len(query) for name, total in totals.items()}
 
 
+def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 5, 10)) -> dict[str, dict[str, float]]:
+    """R@K of pairs among themselves, exact with ties: the share of images whose own text is among the first K of all
+    texts (``["i2t"]["recall@10"]``), and of texts whose image is among the first K images (``"t2i"``).
+
+    Recall at K of the one right item is the usual figure of image-text retrieval (Hodosh et al., JAIR 2013). A partner
+    that ties with n - 1 others behind N0 nearer items is among the first K with probability (K - N0) / n, within 0 to 1.
+
+    Args:
+        images, texts: +-1 codes (n, bits), row i of one being the partner of row i of the other.
+    """
+    ks = [_positive("K", k) for k in ks]
+    images, texts = _matrix("image codes", images), _matrix("text codes", texts)
+    if images.shape != texts.shape:
+        raise InputError(f"image codes {_describe(images)} and text codes {_describe(texts)} differ: expected pairs of "
+                         f"codes of one length")
+    pairs, packed = len(images), (pack_codes(images), pack_codes(texts))
+    own = (images != texts).sum(axis=1)
+    nearer, tied = np.zeros((2, pairs)), np.zeros((2, pairs))  # of images, of texts
+    for some in (slice(start, start + 256) for start in range(0, pairs, 256)):
+        distance = hamming_distance(packed[0][some], packed[1])
+        for count, compare in ((nearer, np.less), (tied, np.equal)):
+            count[0, some] = compare(distance, own[some, None]).sum(axis=1)
+            count[1] += compare(distance, own).sum(axis=0)
+    return {way: {f"recall@{k}": float(np.clip((k - ahead) / ties, 0, 1).mean()) for k in ks}
+            for way, ahead, ties in zip(("i2t", "t2i"), nearer, tied)}
+
+
 def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
                            retrieval_labels: ArrayLike, topk: int | None = None) -> float:
     """Tie-aware mAP (``map_from_histogram``) over the whole ranking, or over its first ``topk`` places."""

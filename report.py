@@ -203,6 +203,21 @@ comparison with UCMFH only.</p>
 {% endfor %}
 </table></div>
 
+{% if run.final.values() | selectattr("partners", "defined") | list %}
+<h2>Recall of the own partner</h2>
+<p>How often a query's own text, or image, is among the first K of all {{ "{:,}".format(run.sizes.query) }} of the query
+split, whatever their labels. Unpaired; ties are averaged exactly.</p>
+<div class="wide"><table>
+<tr><th></th>{% for direction in ways.values() %}<th colspan="3">{{ direction }}</th>{% endfor %}</tr>
+<tr><th scope="row">bits</th>{% for way in ways %}<th>R@1</th><th>R@5</th><th>R@10</th>{% endfor %}</tr>
+{% for bits, result in run.final.items() %}
+<tr><th scope="row">{{ bits }}</th>
+{% for way in ways %}{% for value in result.partners[way].values() %}
+<td>{{ "%.4f" | format(value) }}</td>{% endfor %}{% endfor %}</tr>
+{% endfor %}
+</table></div>
+{% endif %}
+
 {% if figures %}
 <h2>Curves</h2>
 <p>Unpaired and after the last epoch, unless said otherwise. The same numbers are in metrics.json.</p>

@@ -33,7 +33,19 @@ def table(results: dict) -> list[str]:
         error = result.get("quantization_error")
         lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
                      + ("" if error is None else f"   {error:.3f}"))
-    return lines + best(results["history"]) + [""]
+    return lines + partners(results) + best(results["history"]) + [""]
+
+
+def partners(results: dict) -> list[str]:
+    """How often the last codes find a query's own partner."""
+    lines = ["", f"The own partner among the {results['sizes']['query']:,} queries of the other modality, recall at K",
+             "             I2T                       T2I",
+             "bits    R@1     R@5    R@10       R@1     R@5    R@10"]
+    for bits, result in results["final"].items():
+        if "partners" in result:
+            cells = ["  ".join(f"{value:.4f}" for value in result["partners"][way].values()) for way in ("i2t", "t2i")]
+            lines.append(f"{bits:>4}  {cells[0]}    {cells[1]}")
+    return lines if len(lines) > 4 else []
 
 
 def best(history: list[dict]) -> list[str]:

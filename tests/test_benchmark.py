@@ -140,6 +140,21 @@ def test_the_effects_of_the_scale():
     assert benchmark_table.variation(straight) == 0 and benchmark_table.variation(jumping) == pytest.approx(4)
 
 
+def test_the_recall_of_partners_where_it_was_measured():
+    def found(*recalls):
+        return {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6) | {"partners": {
+            way: {"recall@1": recall, "recall@10": recall + more} for way, more in (("i2t", 0.1), ("t2i", 0.2))}}
+                       for recall in recalls]}
+
+    on, off, other = found(0.3, 0.5), found(0.4, 0.5), {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6)]}
+    text = "\n".join(benchmark_table.effects(on, off))
+    assert "| R@1 of the partner | -5.00 ± 5.00 | -5.00 ± 5.00 |" in text
+    assert "partner" not in "\n".join(benchmark_table.effects(on, other))
+    rows = benchmark_table.recalls({"ours": on, "older": other}, ["16"])
+    assert rows[0] == "| | R@1 16 | R@10 16 |"
+    assert rows[2:] == ["| ours | 40.0 ± 14.1 | 55.0 ± 14.1 |", "| older |  |  |"]
+
+
 def last_evaluation(folder, progressive):
     torch.set_num_threads(1)
     own = str(folder / str(progressive))

@@ -35,6 +35,8 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
                         for x in (query[protocol][side], retrieval[protocol][item])]
                 alone = metric.evaluate(*pair, data.query.label, data.retrieval.label)
                 assert figures[str(bits)][protocol][way] == alone
+        codes = (metric.sign_codes(solver.model.split(x)[bits].numpy()) for x in query["unpaired"])
+        assert figures[str(bits)]["partners"] == metric.partner_recall(*codes)
         outputs = torch.tanh(10 * torch.cat([solver.model.split(x)[bits] for x in retrieval["unpaired"]])).numpy()
         assert figures[str(bits)]["quantization_error"] == pytest.approx(metric.quantization_error(outputs), rel=1e-9)
         balance = statistics.mean(metric.bit_balance(metric.sign_codes(side)) for side in np.split(outputs, 2))

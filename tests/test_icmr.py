@@ -64,8 +64,10 @@ def test_log_lines_are_the_guides(small, capsys):
     assert lines[lines.index("epoch: 51") + 1] == "  Progressive scale: 5.55 (progress: 50.5%)"
     assert lines[lines.index("epoch: 100") + 1] == "  Progressive scale: 10.00 (progress: 100.0%)"
     assert re.match(r"  loss .* \| mean \|scale\*x\| .* \| saturation .* \| bit balance", lines[4])
-    assert all(len(line) <= 80 for line in lines[-9:-1])
+    assert all(len(line) <= 80 for line in lines[-15:-1])
     results = json.loads(Path(lines[-1]).read_text())
+    recalls = [f"{value:.4f}" for way in ("i2t", "t2i") for value in results["final"]["8"]["partners"][way].values()]
+    assert ["8", *recalls] in [line.split() for line in lines]
     assert results["final"]["8"]["unpaired"]["i2t"].keys() == {"map", "map@50"}
     assert 0 <= results["final"]["4"]["quantization_error"] < 1
     assert [entry["epoch"] for entry in results["history"]] == [100] and len(results["epochs"]) == 100

@@ -442,3 +442,29 @@ def test_other_bad_arguments():
         metric.hamming_distance(np.ones((1, 8)), np.ones((1, 9)))
     with pytest.raises(InputError, match="both packed"):
         metric.hamming_distance(np.ones((1, 8)), np.ones((1, 8), np.uint8))
+
+
+def test_partner_recall_is_the_recall_of_one_relevant_item():
+    random = np.random.default_rng(3)
+    pairs = 300  # more than are compared at once, and many ties
+    images, texts = (random.choice([-1, 1], (pairs, 6)) for _ in range(2))
+    own = np.eye(pairs, dtype=np.uint8)
+    found = metric.partner_recall(images, texts, (1, 7, 300, 1000))
+    for way, (query, item) in {"i2t": (images, texts), "t2i": (texts, images)}.items():
+        histogram = metric.hamming_histogram(query, item, own, own)
+        assert found[way].keys() == {"recall@1", "recall@7", "recall@300", "recall@1000"}
+        for k in (1, 7, 300):
+            assert found[way][f"recall@{k}"] == pytest.approx(k * metric.precision_at_n(histogram, [k])[0])
+        assert found[way]["recall@300"] == found[way]["recall@1000"] == 1
+    assert metric.partner_recall([[1, 1], [1, 1], [-1, 1]], [[1, 1], [-1, -1], [-1, -1]], [1, 2]) == {
+        "i2t": {"recall@1": pytest.approx((1 + 0 + 1 / 3) / 3), "recall@2": pytest.approx((1 + 1 / 2 + 2 / 3) / 3)},
+        "t2i": {"recall@1": pytest.approx((1 / 2 + 0 + 1) / 3), "recall@2": pytest.approx((1 + 1 / 2 + 1) / 3)}}
+
+
+def test_partner_recall_refuses_what_are_no_pairs():
+    codes = np.ones((3, 4))
+    for images, texts, ks, message in ((codes, codes[:2], [1], "differ: expected pairs"),
+                                       (codes, codes[:, :2], [1], "differ"), (codes, codes, [0], "K: found 0"),
+                                       (0 * codes, codes, [1], "found 0.0 in row 0")):
+        with pytest.raises(metric.InputError, match=message):
+            metric.partner_recall(images, texts, ks)

@@ -95,6 +95,8 @@ def test_the_table_shows_the_last_figures(run):
         row = [f"{result[protocol][way][cut]:.4f}" for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")
                for cut in ("map", "map@50")]
         assert " ".join([bits, *row]) in text
+        recalls = [f"{value:.4f}" for way in ("i2t", "t2i") for value in result["partners"][way].values()]
+        assert " ".join([bits, *recalls]) in text and len(recalls) == 6
 
 
 def test_drawn_numbers_are_those_of_metrics_json(run):
