@@ -18,6 +18,7 @@ import os
 import shutil
 import sys
 from collections.abc import Iterator
+from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
@@ -68,17 +69,21 @@ def read_items(options: argparse.Namespace, modality: str) -> Items:
     if options.dataset is None:
         if not any(files.values()):
             raise InputError("nothing to index: give --dataset, or --image_features or --text_features")
+        for name in ("modality", "split", "data_dir"):
+            if getattr(options, name, None) is not None:
+                raise InputError(f"--{name}: only for --dataset; leave it out with feature files")
         image, text = (None if path is None else read_array(path) for path in files.values())
         return Items(image, text, ids, captions, {"files": [str(path) for path in files.values() if path is not None]})
     if any(files.values()):
         raise InputError("--dataset and feature files: give one of them")
-    data = load_dataset(options.dataset, options.data_dir)
-    split, made_by = getattr(data, options.split), attributes(data).get("encoders")
+    data = load_dataset(options.dataset, options.data_dir or "data")
+    name = options.split or "retrieval"
+    split, made_by = getattr(data, name), attributes(data).get("encoders")
     return Items(split.image.numpy() if modality in ("image", "both") else None,
                  split.text.numpy() if modality in ("text", "both") else None,
                  split.index if ids is None else ids, {**split.meta, **captions},
                  {"dataset": data.name, "path": str(data.path.absolute()), "fingerprint": data.fingerprint,
-                  "split": options.split, "encoders": made_by if isinstance(made_by, str) else None})
+                  "split": name, "encoders": made_by if isinstance(made_by, str) else None})
 
 
 def read_array(path: Path) -> np.ndarray:
@@ -162,12 +167,16 @@ def load_again(index: Index, options: argparse.Namespace) -> Dataset:
 
 
 def describe(index: Index, hits: Hits) -> list[dict]:
-    """The hits of one query as dictionaries: rank, id, distance, score if reranked, and the item's columns."""
+    """The hits of one query as dictionaries: rank, id, distance, score if reranked, and the item's columns; None for
+    NaN and infinity, which JSON doesn't know.
+    """
     rows = []
     for rank, (item, columns) in enumerate(zip(hits.id, index.describe(hits.id)), 1):
         row = {"rank": rank, "id": int(item), "distance": int(hits.distance[rank - 1])}
         if hits.score is not None:
             row["score"] = round(float(hits.score[rank - 1]), 4)
+        columns = {name: None if isinstance(value, float) and not isfinite(value) else value
+                   for name, value in columns.items()}
         rows.append({**row, **columns, **row})  # a column named as a field of the hit must not replace it
     return rows
 
@@ -205,7 +214,8 @@ def newest(root: Path = Path("index")) -> Path:
 
 
 def build(options: argparse.Namespace) -> None:
-    items = read_items(options, options.modality)
+    modality = options.modality or "image"
+    items = read_items(options, modality)
     folder = options.folder
     if folder is None:
         bits = load_model(options.checkpoint)[0].hash_lens[0]
@@ -215,9 +225,9 @@ def build(options: argparse.Namespace) -> None:
         if added := about["source"].get("added"):
             raise InputError(f"{folder}: the index there has {added:,} added items, which a new build would lose; give "
                              f"another --folder, or remove this one")
-        if about["modality"] != options.modality and options.dataset is not None:
+        if about["modality"] != modality and options.dataset is not None:
             raise InputError(f"{folder}: the index there is of {about['modality']}; give another --folder for one of "
-                             f"{options.modality}, or remove this one")
+                             f"{modality}, or remove this one")
     with progress_bar(len(items)) as progress:
         index = Index.build(folder, options.checkpoint, *items[:4], kind=options.index, source=items.source,
                             device=choose_device(options.device), progress=progress)
@@ -411,15 +421,15 @@ def _parse(argv: list[str] | None) -> argparse.Namespace:
     make = command(build, "encode a database and index its codes; resumes an interrupted build")
     make.add_argument("--checkpoint", type=Path, required=True, help="a hash model, e.g. "
                                                                      "checkpoints/hash/openmoji_hash_64.pth")
-    make.add_argument("--modality", choices=("image", "text", "both"), default="image",
+    make.add_argument("--modality", choices=("image", "text", "both"),
                       help="what of a data set's items is encoded (default: image)")
     make.add_argument("--index", choices=("flat", "ivf", "hnsw", "hash"), default="flat",
                       help="flat is exact; the others are faster and may miss items (default: flat)")
     more = command(add, "append items to an index, encoded by its model")
     for child in (make, more):
         child.add_argument("--dataset", help="name of a folder in data_dir, or path of a folder or file")
-        child.add_argument("--data_dir", default="data", help="where the data sets are (default: data)")
-        child.add_argument("--split", choices=SPLITS, default="retrieval", help="of the data set (default: retrieval)")
+        child.add_argument("--data_dir", help="where the data sets are (default: data)")
+        child.add_argument("--split", choices=SPLITS, help="of the data set (default: retrieval)")
         child.add_argument("--image_features", type=Path, metavar="FILE.npy", help="instead of a data set: (n, d_i)")
         child.add_argument("--text_features", type=Path, metavar="FILE.npy", help="instead of a data set: (n, d_t)")
         child.add_argument("--ids", type=Path, metavar="FILE.npy", help="whole numbers from 0, (n,), each once "

@@ -280,6 +280,23 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(build, mon
     assert len(Index.load(folder)) == ITEMS + 2
 
 
+@pytest.mark.parametrize("option", [("--modality", "text"), ("--split", "query"), ("--data_dir", "data")])
+def test_what_only_a_data_set_has_is_refused_beside_feature_files(cli, capsys, toy, option):
+    np.save("features.npy", np.ones((3, IMAGE), np.float32))
+    build = ["build", "--checkpoint", toy / "toy_hash_12.pth", "--image_features", "features.npy", *option]
+    assert f"{option[0]}: only for --dataset" in refused(capsys, *build)
+    assert not Path("index").exists()
+
+
+def test_numbers_that_json_does_not_know_are_null(cli, toy, data):
+    price = np.tile([np.nan, np.inf, 1.5], ITEMS // 3)
+    Index.build("index/toy/12", toy / "toy_hash_12.pth", image=data.retrieval.image, columns={"price": price})
+    np.save("query.npy", data.query.text.numpy()[:1])
+    line = cli("query", "--features", "query.npy", "--topk", str(ITEMS), "--json")
+    hits = json.loads(line, parse_constant=lambda name: pytest.fail(name))["results"][0]["hits"]
+    assert [hit["price"] for hit in sorted(hits, key=lambda hit: hit["id"])] == [None, None, 1.5] * (ITEMS // 3)
+
+
 def test_a_build_does_not_take_the_place_of_another_kind_of_index(cli, capsys, toy):
     cli.build()
     again = ["build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "toy", "--data_dir", toy / "data"]
