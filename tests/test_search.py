@@ -306,6 +306,50 @@ def test_a_build_does_not_take_the_place_of_another_kind_of_index(cli, capsys, t
     assert "3 added items, which a new build would lose" in refused(capsys, *again)
 
 
+def test_places_that_an_approximate_index_leaves_empty(build, data, monkeypatch):
+    made = build("hash")
+    row, distance = np.array([[4, 2, -1, -1]]), np.array([[1, 1, 99, 99]], np.int32)
+    monkeypatch.setattr(made.searcher, "nearest", lambda queries, topk: (distance[:, :topk], row[:, :topk]))
+    hits = made.query(text=data.query.text[:1], topk=3)
+    assert hits.id.tolist() == [[made.ids[4], made.ids[2], -1]]
+    assert hits.each()[0].id.tolist() == [made.ids[4], made.ids[2]] and hits.each()[0].distance.tolist() == [1, 1]
+    reranked = made.query(text=data.query.text[:1], topk=3, rerank=4)
+    assert sorted(reranked.id[0, :2]) == sorted(made.ids[[2, 4]]) and reranked.id[0, 2] == -1
+    assert np.isneginf(reranked.score[0, 2]) and len(reranked.each()[0].score) == 2
+
+
+def test_an_export_of_many_items_is_whole(cli, toy, tmp_path):
+    count = 70_000  # more than are written at once
+    images = np.random.default_rng(0).normal(size=(count, IMAGE)).astype("f4")
+    made = Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=images, ids=np.arange(count)[::-1],
+                       columns={"caption": np.array([f"row {row}" for row in range(count)], object)})
+    cli("export", "--folder", made.folder, "--out", "codes.parquet")
+    table = pyarrow.parquet.read_table("codes.parquet")
+    assert table["id"].to_pylist() == list(range(count))
+    assert b"".join(table["code"].to_pylist()) == np.array(made.codes).tobytes()
+    assert table["caption"].to_pylist() == [f"row {row}" for row in reversed(range(count))]
+
+
+def test_an_index_of_other_codes_than_its_own_is_refused(build):
+    made = build("hnsw")
+    about, path = made.about, made.folder / made.about["version"] / "faiss.index"
+    with pytest.raises(InputError, match="holds 150 codes of 2 bytes"):
+        index_module._read_faiss(path, {**about, "count": ITEMS - 1})
+    with pytest.raises(InputError, match="holds 150 codes of 2 bytes"):
+        index_module._read_faiss(path, {**about, "bits": 17})
+
+
+def test_only_what_has_known_labels_is_evaluated(cli, capsys, toy, tmp_path):
+    cli.build()
+    np.save("more.npy", np.ones((3, IMAGE), np.float32))
+    cli("add", "--image_features", "more.npy")
+    assert "holds other items than the retrieval split of toy" in refused(capsys, "evaluate")
+    few = write_toy(tmp_path / "few", pairs=40, queries=5)
+    cli("build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "toy", "--data_dir", few / "data", "--folder",
+        "few-index")
+    assert "holds 35 items; mAP@50 needs 50 or more" in refused(capsys, "evaluate", "--folder", "few-index")
+
+
 def test_an_exported_column_named_as_another_is_renamed(cli, toy, data, tmp_path):
     columns = {"id": np.arange(ITEMS), "caption": data.retrieval.meta["caption"]}
     Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=data.retrieval.image, columns=columns)
