@@ -247,7 +247,7 @@ class Solver:
         groups = [{"params": p, "lr": lr} for p, lr in ((fusion, config.lr_fusion), (heads, config.lr)) if p]
         self.optimizer = torch.optim.Adam(groups, betas=(0.5, 0.999),  # UCMFH's
                                           fused=True, capturable=self.replays)
-        self.run_step = Replayed(self.train_step, self.device) if self.replays else self.train_step
+        self.replayed = Replayed(self.device)
 
         self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
         with torch.no_grad():
@@ -394,6 +394,12 @@ class Solver:
         """Whether steps are recorded and replayed (replay.py)."""
         return self.device.type == "cuda" and parallel.size() == 1
 
+    def run_step(self, rows: Tensor, share: float, scale: float) -> Tensor:
+        """:meth:`train_step`, replayed where it can be."""
+        if self.replays:
+            return self.replayed(self.train_step, rows, share, scale)
+        return self.train_step(rows, share, scale)
+
     def train_step(self, rows: Tensor, share: float | Tensor, scale: float | Tensor) -> Tensor:
         """One step of the optimizer on the training pairs ``rows``; returns its STATISTICS, which stay on the device.
         """
@@ -523,6 +529,7 @@ class Solver:
             self.optimizer.load_state_dict(state["optimizer"])
             for group in self.optimizer.param_groups:
                 group["capturable"] = self.replays  # the interrupted run may have been on another device
+            self.replayed = Replayed(self.device)  # a record works on the tensors that were there before
             self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
             self.statistics = [values.to(self.device) for values in state["statistics"]]
             self.log, self.history = state["log"], state["history"]

@@ -229,14 +229,15 @@ def figures(method: baselines.Baseline, split: Dataset) -> tuple[dict, dict]:
                              method.encode_text(side.text, side.image if both else None).numpy()]
                             for side in (split.query, split.retrieval))
         found[protocol], curves[protocol] = {}, {}
+        if not both:
+            found["partners"] = metric.partner_recall(*map(metric.sign_codes, query))
         for way, (asked, stored) in {"i2t": (0, 1), "t2i": (1, 0)}.items():
             histogram = metric.hamming_histogram(metric.sign_codes(query[asked]), metric.sign_codes(retrieval[stored]),
                                                  split.query.label.numpy(), split.retrieval.label.numpy())
             found[protocol][way] = metric.maps_from_histogram(histogram)
             curves[protocol][way] = curves_of(histogram)
-    found["partners"] = metric.partner_recall(*map(metric.sign_codes, query))  # unpaired, the last of the loop
     if method.bounded:
-        found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))
+        found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))  # the unpaired, done last
     return found, curves
 
 

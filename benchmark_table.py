@@ -50,8 +50,10 @@ def recalls(found: Found, lengths: list[str]) -> list[str]:
     rows = ["| | " + " | ".join(f"{cut} {bits}" if bits == lengths[0] else bits for cut in ("R@1", "R@10")
                                 for bits in lengths) + " |", "| --- |" + " ---: |" * (2 * len(lengths))]
     for label, results in found.items():
-        cells = [spread([both_ways(entry, "partners", cut) for entry in results.get(bits, []) if "partners" in entry])
-                 for cut in ("recall@1", "recall@10") for bits in lengths]
+        entries = [results.get(bits, []) for bits in lengths]
+        cells = [spread([both_ways(entry, "partners", cut) for entry in each]
+                        if all("partners" in entry for entry in each) else [])
+                 for cut in ("recall@1", "recall@10") for each in entries]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
     return rows
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import multiprocessing
+import os
 import statistics
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -98,6 +99,44 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
     benchmark.main(arguments(folder, "--seeds", "1", "--epoch", "2", *methods))
     assert "4 trainings, 2 of them found finished" in capsys.readouterr().out
     assert not list(folder.rglob("*.pth")) or all(path.parts[-3] == "c" for path in folder.rglob("*.pth"))
+
+
+def test_figures_beside_the_map_are_those_of_single_modalities(folder):
+    class Method:  # whose codes depend on what it sees
+        paired = bounded = True
+
+        def encode_image(self, image, text=None):
+            return torch.tanh(image[:, :4] if text is None else text[:, :4] - 0.5)
+
+        def encode_text(self, text, image=None):
+            return torch.tanh(text[:, 1:5] if image is None else image[:, :4] - 0.5)
+
+    data = load_dataset("toy", folder / "data")
+    found, curves = benchmark.figures(Method(), data)
+    images, texts = (torch.tanh(side).numpy() for side in (data.query.image[:, :4], data.query.text[:, 1:5]))
+    assert found["partners"] == metric.partner_recall(metric.sign_codes(images), metric.sign_codes(texts))
+    assert found["partners"]["i2t"] != found["partners"]["t2i"]
+    stored = torch.cat([data.retrieval.image[:, :4], data.retrieval.text[:, 1:5]])
+    assert found["quantization_error"] == pytest.approx(metric.quantization_error(torch.tanh(stored).numpy()))
+    assert found.keys() - curves.keys() == {"partners", "quantization_error"}
+
+
+@pytest.mark.parametrize("device, more, processes", [("cpu", [], "cores"), ("cpu", ["--jobs", "3"], 3),
+                                                     ("cuda", [], 1), ("cuda", ["--jobs", "3"], 3)])
+def test_trainings_at_a_time(folder, monkeypatch, device, more, processes):
+    class Asked(Exception):
+        pass
+
+    def run_all(jobs, fingerprints, number):
+        assert number == (os.cpu_count() if processes == "cores" else processes)
+        raise Asked
+
+    monkeypatch.setattr(ICMR, "choose_device", lambda name: torch.device(device))
+    monkeypatch.setattr(benchmark, "run_all", run_all)
+    without = arguments(folder)
+    without = without[:without.index("--jobs")]
+    with pytest.raises(Asked):
+        benchmark.main([*without, *more])
 
 
 def test_what_a_method_cannot_do_is_said_in_the_table(folder, capsys):

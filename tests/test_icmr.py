@@ -210,6 +210,23 @@ def test_a_stopped_run_goes_on_to_the_same_weights(small, capsys, monkeypatch, n
     assert "Stopped in epoch 2 after 2 of its 3 steps" in capsys.readouterr().out
     resumed = ICMR.main(arguments(small, "--eval_every", "1", "--resume"))
     assert same(weights(small), expected) and resumed["history"] == whole["history"]
+    assert [entry | {"seconds": 0} for entry in resumed["epochs"]] == [
+        entry | {"seconds": 0} for entry in whole["epochs"]]
+
+
+def test_a_run_that_was_stopped_on_a_gpu_goes_on_without(small):
+    """There the optimizer keeps what a recorded step needs; here it must not."""
+    train = arguments(small, "--epoch", "2", "--eval_every", "1")
+    ICMR.main(train)
+    path = small / "checkpoints" / "hash" / "toy_hash_4_8_state.pth"
+    state = torch.load(path, weights_only=True)
+    for group in state["optimizer"]["param_groups"]:
+        group["capturable"] = True
+    torch.save(state, path)
+    solver = ICMR.Solver(ICMR.parse([*train, "--resume"]))
+    solver.load_state()
+    assert [group["capturable"] for group in solver.optimizer.param_groups] == [False]
+    solver.trainhash(1.0)
 
 
 def test_a_run_stopped_after_the_last_step_of_an_epoch_goes_on(small, capsys, monkeypatch):

@@ -1,6 +1,7 @@
 """Two processes under torchrun: the same training and figures as one, and a clear end when one of them dies."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -64,17 +65,32 @@ def test_two_processes_compute_what_one_does(folder):
         assert max(value.abs().max() for key, value in one.items() if key.startswith("gradient")) > 1e-4
 
 
-def test_a_process_that_dies_ends_the_run_and_one_process_goes_on(folder):
-    settings = ["--dataset", "toy", "--data_dir", str(folder / "data"), "--results_dir", str(folder),
-                "--checkpoint_dir", str(folder), "--hash_lens", "8", "--hidden", "8", "--batch_size", "32",
-                "--device", "cpu", "--epoch", "400", "--eval_every", "50"]
-    state = folder / "hash" / "toy_hash_8_state.pth"
-    run = subprocess.Popen([*TORCHRUN, str(ROOT / "ICMR.py"), *settings], cwd=folder, text=True, stdout=subprocess.PIPE,
-                           stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
+def started(folder, **settings):
+    """A run of two processes, once it has saved its state: torchrun, the second process, the command's arguments."""
+    settings = {"dataset": "toy", "data_dir": folder / "data", "results_dir": folder, "checkpoint_dir": folder,
+                "hash_lens": 8, "hidden": 8, "batch_size": 32, "device": "cpu", "eval_every": 50} | settings
+    arguments = [str(part) for name, value in settings.items() for part in (f"--{name}", value)]
+    run = subprocess.Popen([*TORCHRUN, str(ROOT / "ICMR.py"), *arguments], cwd=folder, text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"})
     deadline = time.monotonic() + 60
+    state = settings["checkpoint_dir"] / "hash" / "toy_hash_8_state.pth"
     while not state.exists() and time.monotonic() < deadline and run.poll() is None:
         time.sleep(0.01)
     second = next(pid for pid in children(run.pid) if b"LOCAL_RANK=1" in Path(f"/proc/{pid}/environ").read_bytes())
+    return run, second, arguments
+
+
+def test_all_processes_stop_when_one_is_asked_to(folder):
+    run, second, _ = started(folder, epoch=100_000, checkpoint_dir=folder / "stopped")
+    os.kill(second, signal.SIGTERM)
+    out, error = run.communicate(timeout=60)
+    assert run.returncode and re.search(r"Stopped in epoch \d+ after \d of its 2 steps; the state is saved", out)
+    assert "another one ended" not in error
+
+
+def test_a_process_that_dies_ends_the_run_and_one_process_goes_on(folder):
+    run, second, settings = started(folder, epoch=400)
+    state = folder / "hash" / "toy_hash_8_state.pth"
     os.kill(second, signal.SIGKILL)
     out, error = run.communicate(timeout=60)
     assert run.returncode and state.exists()

@@ -1,6 +1,8 @@
 """A training step that is recorded and replayed computes what it computes when it is called."""
 
 import contextlib
+import gc
+import weakref
 
 import pytest
 import torch
@@ -22,7 +24,7 @@ def small(tmp_path):
 
 
 def solver(small, *more, device="cpu"):
-    return ICMR.Solver(ICMR.parse([*toy_arguments(small, *more), "--device", device]))
+    return ICMR.Solver(ICMR.parse([*toy_arguments(small, "--precision", "float32", *more), "--device", device]))
 
 
 def epochs(made, count=3):
@@ -44,7 +46,7 @@ def test_a_step_depends_on_its_inputs_and_on_tensors_alone(small, name):
         torch.manual_seed(1)
         found.append(torch.stack([made.train_step(torch.arange(first, first + 16), torch.tensor(0.7), torch.tensor(3.0))
                                   for first in (0, 40)]))
-    torch.testing.assert_close(*found, rtol=1e-3, atol=1e-3)
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -54,22 +56,56 @@ def test_numbers_may_be_tensors(small, name):
         made = solver(small, *CASES[name])
         made.model.train()
         found.append(made.train_step(torch.arange(16), *numbers))
-    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
 def test_inputs_are_passed_on_and_outputs_stay_what_they_were(monkeypatch):
     class Record:  # of a device that calls the step again
         def replay(self):
-            made.output.copy_(made.step(*made.inputs))
+            made.output.copy_(step(*made.inputs))
+
+    def step(rows, number):
+        collected.append(gc.isenabled())
+        return rows * number
 
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Record)
-    monkeypatch.setattr(torch.cuda, "graph", lambda record: contextlib.nullcontext())
-    monkeypatch.setattr(Replayed, "beside", lambda self: self.step(*self.inputs))
-    made = Replayed(lambda rows, number: rows * number, torch.device("cpu"))
-    outputs = [made(torch.arange(3.0) + step, 0.5 * step) for step in range(2 * replay.EAGER + 1)]
+    monkeypatch.setattr(torch.cuda, "graph", lambda record, stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    monkeypatch.setattr(Replayed, "beside", lambda self, step: step(*self.inputs))
+    made, collected = Replayed(torch.device("cpu")), []
+    outputs = [made(step, torch.arange(3.0) + number, 0.5 * number) for number in range(2 * replay.EAGER + 1)]
     assert made.graph is not None
-    for step, output in enumerate(outputs):
-        assert torch.equal(output, (torch.arange(3.0) + step) * (0.5 * step))
+    assert collected == [True] * replay.EAGER + [False] + [True] * (replay.EAGER + 1)  # the fourth call is the record
+    for number, output in enumerate(outputs):
+        assert torch.equal(output, (torch.arange(3.0) + number) * (0.5 * number))
+
+
+def test_a_record_that_fails_leaves_nothing_half_made(monkeypatch):
+    def step(rows):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", object)
+    monkeypatch.setattr(torch.cuda, "graph", lambda record, stream: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
+    made = Replayed(torch.device("cpu"))
+    made.eager = 0
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            made(step, torch.arange(3.0))
+        assert made.graph is None and gc.isenabled()
+
+
+def test_a_solver_goes_when_it_is_no_longer_used(small):
+    """Not when garbage is collected, which would be during the recording of another's step."""
+    made = solver(small)
+    epochs(made, 1)
+    gone = weakref.ref(made)
+    gc.disable()
+    try:
+        del made
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @needs_gpu
@@ -80,7 +116,7 @@ def test_replayed_training_is_that_of_single_calls_to_the_bit(small, monkeypatch
         monkeypatch.setattr(replay, "EAGER", eager)
         made = solver(small, *CASES[name], device="cuda")
         found.append(epochs(made))
-        assert (made.run_step.graph is None) == (eager == 10**9)
+        assert (made.replayed.graph is None) == (eager == 10**9)
     (called, called_weights), (replayed, replayed_weights) = found
     assert called == replayed
     assert all(torch.equal(called_weights[name], value) for name, value in replayed_weights.items())
@@ -88,7 +124,7 @@ def test_replayed_training_is_that_of_single_calls_to_the_bit(small, monkeypatch
 
 @needs_gpu
 def test_a_run_on_a_gpu_that_was_stopped_goes_on_to_the_same_weights(small):
-    settings = [*toy_arguments(small, "--eval_every", "1"), "--device", "cuda"]
+    settings = [*toy_arguments(small, "--eval_every", "1", "--precision", "float32"), "--device", "cuda"]
     whole = ICMR.main(settings)
     stopped = ICMR.Solver(ICMR.parse(settings))
     step = stopped.run_step
