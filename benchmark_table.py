@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from curves import reached, variation
@@ -34,9 +36,7 @@ def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], foun
 
 def overview(found: Found, lengths: list[str], protocol: str) -> list[str]:
     """A row a method: mAP@all and mAP@50 at each code length, mean of both directions."""
-    rows = ["| | " + " | ".join(f"@all {bits}" if bits == lengths[0] else bits for bits in lengths) + " | "
-            + " | ".join(f"@50 {bits}" if bits == lengths[0] else bits for bits in lengths) + " |",
-            "| --- |" + " ---: |" * (2 * len(lengths))]
+    rows = header(("@all", "@50"), lengths)
     for label, results in found.items():
         if any(protocol in entry for entries in results.values() for entry in entries):
             cells = [spread([both_ways(entry, protocol, cut) for entry in results.get(bits, [])])
@@ -45,10 +45,15 @@ def overview(found: Found, lengths: list[str], protocol: str) -> list[str]:
     return rows
 
 
+def header(figures: Sequence[str], lengths: list[str]) -> list[str]:
+    """The first two lines of a table with each figure at each code length."""
+    names = [f"{figure} {bits}" if bits == lengths[0] else bits for figure in figures for bits in lengths]
+    return ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+
+
 def recalls(found: Found, lengths: list[str]) -> list[str]:
     """A row a method: R@1 and R@10 of the own partner at each code length, mean of both directions, in percent."""
-    rows = ["| | " + " | ".join(f"{cut} {bits}" if bits == lengths[0] else bits for cut in ("R@1", "R@10")
-                                for bits in lengths) + " |", "| --- |" + " ---: |" * (2 * len(lengths))]
+    rows = header(("R@1", "R@10"), lengths)
     for label, results in found.items():
         entries = [results.get(bits, []) for bits in lengths]
         cells = [spread([both_ways(entry, "partners", cut) for entry in each]
