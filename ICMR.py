@@ -169,6 +169,8 @@ class Solver:
         self.data = load_dataset(config.dataset, config.data_dir)
         for warning in self.data.warnings:
             warn(warning)
+        if not self.hashing:
+            self.data.require_labels(f"the real-valued fusion (--task {config.task}) is tested by mAP")
         run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
         self.run_dir = Path(config.results_dir) / self.data.name / run_name
         pairs = len(self.data.train)
@@ -592,8 +594,8 @@ class Solver:
         if self.history and self.history[-1]["epoch"] == self.epoch:
             for name, figures in self.history[-1].items():
                 if name != "epoch":
-                    values |= {f"{name}/{protocol}/{way}/{cut}": value for protocol in ("unpaired", "paired")
-                               for way in ("i2t", "t2i") for cut, value in figures[protocol][way].items()}
+                    values |= {f"{name}/{kind}/{way}/{cut}": value for kind in ("unpaired", "paired", "partners")
+                               for way, found in figures.get(kind, {}).items() for cut, value in found.items()}
         for name, value in values.items():
             self.events.add_scalar(name, value, self.epoch)
         self.events.flush()

@@ -364,6 +364,7 @@ def main(argv: list[str] | None = None) -> dict:
     studies, fingerprints = [], {}
     for path in options.datasets:
         dataset = load_dataset(path, options.data_dir)
+        dataset.require_labels("the benchmark measures mAP")
         options.path, fingerprints[path] = path, dataset.fingerprint
         folder = check_writable(Path(options.results_dir) / dataset.name / "benchmark", "results_dir")
         studies.append((dataset.name, folder, jobs_of(options.study, dataset, options, settings)))

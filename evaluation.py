@@ -90,7 +90,8 @@ def by_length(model: HashModel, found: dict[tuple[int, str, str], dict]) -> dict
 
 
 def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, dict]:
-    """mAP of both directions in both protocols, for each code length: ``["16"]["unpaired"]["i2t"]["map@50"]``.
+    """mAP of both directions in both protocols, for each code length: ``["16"]["unpaired"]["i2t"]["map@50"]``; not so
+    without labels.
 
     Beside them the ``quantization_error``, mean (abs(tanh(scale * x)) - 1)^2, and the ``bit_balance`` of the database's
     unpaired codes; and how often the queries find their own ``partners`` among the queries of the other modality:
@@ -104,11 +105,13 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
 
     part = parallel.part(len(data.retrieval))
     query, retrieval = encode(model, data.query), encode(model, data.retrieval, part, add_error)
-    asked = rankings(model, query, retrieval)
-    histograms = map(parallel.total, metric.hamming_histograms(list(asked.values()), data.query.label,
-                                                               data.retrieval.label[part]))
-    figures = by_length(model, {ranking: metric.maps_from_histogram(histogram)
-                                for ranking, histogram in zip(asked, histograms)})
+    figures: dict[str, dict] = {str(bits): {} for bits in model.hash_lens}
+    if data.num_classes:
+        asked = rankings(model, query, retrieval)
+        histograms = map(parallel.total, metric.hamming_histograms(list(asked.values()), data.query.label,
+                                                                   data.retrieval.label[part]))
+        figures = by_length(model, {ranking: metric.maps_from_histogram(histogram)
+                                    for ranking, histogram in zip(asked, histograms)})
     for bits, images, texts in zip(model.hash_lens, *(model.split(side).values() for side in query["unpaired"])):
         figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy())
     signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
@@ -134,7 +137,8 @@ def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
 
 
 def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[np.ndarray]]:
-    """The curves of every code length (curves.py), and the unpaired +-1 codes of the longest.
+    """The curves of every code length (curves.py), without labels the histogram alone; and the unpaired +-1 codes of
+    the longest.
 
     Args:
         scale: that of the codes before the sign, for their histogram.
@@ -151,8 +155,10 @@ def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[st
 
     query, retrieval = encode(model, data.query), encode(model, data.retrieval, observe=count)
     asked = rankings(model, query, retrieval)
-    histograms = metric.hamming_histograms(list(asked.values()), data.query.label, data.retrieval.label)
-    found = by_length(model, {ranking: curves_of(histogram) for ranking, histogram in zip(asked, histograms)})
+    found: dict[str, dict] = {str(bits): {} for bits in model.hash_lens}
+    if data.num_classes:
+        histograms = metric.hamming_histograms(list(asked.values()), data.query.label, data.retrieval.label)
+        found = by_length(model, {ranking: curves_of(histogram) for ranking, histogram in zip(asked, histograms)})
     longest = max(model.hash_lens)
     (images, found_texts), (texts, found_images) = (asked[longest, "unpaired", way] for way in WAYS)
     return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},

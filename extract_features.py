@@ -75,13 +75,14 @@ def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
     return label, label_names
 
 
-def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]],
+def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]] | None,
                  splits: dict[str, np.ndarray], strings: dict[str, list[str]], attributes: dict[str, str],
                  clip: str | None = None) -> None:
     """Encode the pairs, write them to ``out`` and say what is in it.
 
-    ``splits`` are those of :func:`split`; ``strings`` are columns of n strings; text features are made of its
-    ``caption``. ``clip`` names the CLIP model to encode with. Raises InputError.
+    ``labels`` are the names of those of each pair, if there are any; ``splits`` are those of :func:`split`; ``strings``
+    are columns of n strings; text features are made of its ``caption``. ``clip`` names the CLIP model to encode with.
+    Raises InputError.
     """
     if out.suffix != ".h5" or out.is_dir():
         raise InputError(f"--out {out}: found {'a folder' if out.is_dir() else f'file type {out.suffix!r}'}; "
@@ -89,19 +90,20 @@ def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Seq
     # A missing package or model, or a closed folder, is found before minutes of work.
     encode = encoders.packaged() if clip is None else encoders.clip(clip)
     check_writable(out.parent, "out")
-    count = len(labels)
+    count = len(strings["caption"])
     text = encode.text(tqdm(strings["caption"], "texts", disable=None))
     image = encode.image(tqdm(images, "images", count, disable=None))
-    label, label_names = multi_hot(labels)
-    arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), "label": label,
-              **splits}
-    for name, column in {"label_names": label_names, **strings}.items():
+    arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), **splits}
+    columns = dict(strings)
+    if labels is not None:
+        arrays["label"], columns["label_names"] = multi_hot(labels)
+    for name, column in columns.items():
         encoded = np.char.encode(column, "utf-8")  # fixed length: HDF5 can hang on a damaged heap of strings
         arrays[name] = encoded.astype(h5py.string_dtype("utf-8", encoded.dtype.itemsize))
     write_atomically(out, functools.partial(_write, arrays, {**attributes, "encoders": encode.names}), mode="w+b")
     query, retrieval, train = map(len, splits.values())
     print(f"{out}: {count:,} pairs ({query:,} query, {retrieval:,} retrieval, {train:,} of them train), "
-          f"image {image.shape[1]}, text {text.shape[1]}, {len(label_names)} labels")
+          f"image {image.shape[1]}, text {text.shape[1]}, {len(columns.get('label_names', ())) or 'no'} labels")
 
 
 def _write(arrays: dict[str, np.ndarray], attributes: dict[str, str], target: IO[bytes]) -> None:
@@ -194,7 +196,7 @@ def _npm_pack(folder: Path) -> Path:
 
 def make_folder(images: Path, captions: Path, out: Path, query: str, train: int | None, seed: int,
                 clip: str | None) -> None:
-    """A folder of images and a table of captions and labels."""
+    """A folder of images and a table of captions, with labels or without."""
     rows = read_captions(captions)
     queries = query_count(query, len(rows))
     if train is not None and not 2 <= train <= len(rows) - queries:
@@ -205,7 +207,8 @@ def make_folder(images: Path, captions: Path, out: Path, query: str, train: int 
     for path in paths:  # a missing image is found before minutes of work
         open_image(path).close()
     strings = {"caption": [row["caption"] for row in rows], "image_file": [row["image"] for row in rows]}
-    make_dataset(out, paths, [row["label"] for row in rows], split(len(rows), queries, seed, train), strings,
+    labels = [row["label"] for row in rows] if "label" in rows[0] else None
+    make_dataset(out, paths, labels, split(len(rows), queries, seed, train), strings,
                  {"source": f"{images}, {captions}",
                   "split": f"--query {query} --seed {seed}" + ("" if train is None else f" --train {train}")}, clip)
 
@@ -223,7 +226,8 @@ def query_count(query: str, count: int) -> int:
 
 
 def read_captions(path: Path) -> list[dict]:
-    """Rows with ``image`` (file name), ``caption`` and ``label`` (a list of names), from .csv or .jsonl.
+    """Rows with ``image`` (file name), ``caption`` and, in all or in none, ``label`` (a list of names), from .csv or
+    .jsonl.
 
     In the file labels are one string, names separated by ``;``. An image may come once: rows are split at
     random, and the same image as query and in the database would find itself. InputError names the line.
@@ -237,10 +241,14 @@ def read_captions(path: Path) -> list[dict]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, fields in readers[path.suffix.lower()](file):
                 where = f"{path}: line {number}"
-                row = {key: _text(where, key, fields) for key in ("image", "caption", "label")}
-                row["label"] = [name.strip() for name in row["label"].split(";") if name.strip()]
-                if not row["label"]:
-                    raise InputError(f"{where}: 'label' has no name in it; expected names separated by ';'")
+                row = {key: _text(where, key, fields) for key in ("image", "caption")}
+                if "label" in (rows[0] if rows else fields):
+                    row["label"] = [name.strip() for name in _text(where, "label", fields).split(";") if name.strip()]
+                    if not row["label"]:
+                        raise InputError(f"{where}: 'label' has no name in it; expected names separated by ';'")
+                elif "label" in fields:
+                    raise InputError(f"{where}: has a 'label', and the rows before it have none; expected one in every "
+                                     f"row, or in none")
                 if (first := seen.setdefault(os.path.normpath(row["image"]), number)) != number:
                     raise InputError(f"{where}: image {row['image']!r} is already on line {first}; "
                                      "expected each image once")
@@ -252,7 +260,7 @@ def read_captions(path: Path) -> list[dict]:
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a number too long
         raise InputError(f"{path}: not a {path.suffix} table in UTF-8 ({error})") from None
     if len(rows) < 2:
-        raise InputError(f"{path}: {len(rows)} rows; expected at least 2 of image, caption, label")
+        raise InputError(f"{path}: {len(rows)} rows; expected at least 2 of image, caption and, if wanted, label")
     return rows
 
 
@@ -277,7 +285,7 @@ def _jsonl_rows(file: io.TextIOBase) -> Iterator[tuple[int, object]]:
 def _text(where: str, key: str, fields: object) -> str:
     if not isinstance(fields, dict) or key not in fields:
         found = ", ".join(map(str, fields)) if isinstance(fields, dict) else type(fields).__name__
-        raise InputError(f"{where}: no {key!r}; found {found}; expected image, caption, label")
+        raise InputError(f"{where}: no {key!r}; found {found}; expected image, caption and, if wanted, label")
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
         raise InputError(f"{where}: {key!r} is {value!r}; expected text")
@@ -299,7 +307,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     own = commands.add_parser("folder", help="your own images and captions")
     own.add_argument("--images", type=Path, required=True, help="folder that the image names are relative to")
     own.add_argument("--captions", type=Path, required=True,
-                     help=".csv or .jsonl with image, caption, label (label: names separated by ';')")
+                     help=".csv or .jsonl with image, caption and, for mAP, label (names separated by ';')")
     own.add_argument("--out", type=Path, required=True, help="data/NAME/NAME.h5, for --dataset NAME")
     own.add_argument("--query", default="0.1", help="share (below 1) or number of the pairs that are queries")
     own.add_argument("--train", type=int, metavar="N", help="number of the other pairs to train on (default: all)")

@@ -24,7 +24,7 @@ def sample_retrievals(data: Dataset, query_image: np.ndarray, query_text: np.nda
         None for a data set without a ``caption`` column, else ``{"bits": ..., "i2t": [...], "t2i": [...]}``, lists
         of ``{"query": item, "items": [item, ...]}``. An item has ``row``, ``text``, ``labels``, and, where the data set
         has them, ``emoji`` and ``picture`` (the path of ``image_file``, if it lies beside the data set); those found
-        have ``distance`` and ``relevant`` too.
+        have ``distance`` and ``relevant`` too, which is None without labels.
     """
     if any("caption" not in split.meta for split in (data.query, data.retrieval)):
         return None
@@ -42,7 +42,7 @@ def sample_retrievals(data: Dataset, query_image: np.ndarray, query_text: np.nda
             relevant = data.retrieval.label[nearest].int() @ data.query.label[row].int() > 0
             result[way].append({"query": describe(data, data.query, row), "items": [
                 {**describe(data, data.retrieval, found), "distance": round(distance[found].item(), 4),
-                 "relevant": bool(hit)} for found, hit in zip(nearest, relevant)]})
+                 "relevant": bool(hit) if data.num_classes else None} for found, hit in zip(nearest, relevant)]})
     return result
 
 

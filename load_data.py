@@ -55,7 +55,7 @@ class Split:
 
     image: torch.Tensor  # (n, d_i) float32, contiguous
     text: torch.Tensor  # (n, d_t) float32, contiguous
-    label: torch.Tensor  # (n, c) uint8, 0 or 1, contiguous
+    label: torch.Tensor  # (n, c) uint8, 0 or 1, contiguous; (n, 0) without labels
     index: np.ndarray  # (n,) int64, the row's number in its file
     meta: dict[str, np.ndarray]  # the file's further columns by name, each (n,)
 
@@ -85,7 +85,14 @@ class Dataset:
 
     @property
     def num_classes(self) -> int:
+        """0 if the data set has no labels."""
         return self.train.label.shape[1]
+
+    def require_labels(self, why: str) -> None:
+        """Raise InputError if there are none; ``why`` says what they are for."""
+        if not self.num_classes:
+            raise InputError(f"{self.path or self.name}: found no labels; {why}, which needs a label array in every "
+                             f"split (ICMR.py trains and tests hash codes without)")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -137,7 +144,8 @@ def dataset_from_arrays(train: Mapping[str, object], query: Mapping[str, object]
     """A data set from arrays in memory, checked like one from a file.
 
     Each split maps ``image`` to (n, d_i), ``text`` to (n, d_t), ``label`` to (n, c) or (n,), and any further
-    column to (n,). The same object as ``train`` and ``retrieval`` is held once. Raises InputError.
+    column to (n,); ``label`` may be missing from all three. The same object as ``train`` and ``retrieval`` is held
+    once. Raises InputError.
     """
     tables = {split: wrap(f"{name}: {split}", table) for split, table in (("train", train), ("query", query))}
     tables["retrieval"] = tables["train"] if retrieval is train else wrap(f"{name}: retrieval", retrieval)
@@ -185,11 +193,12 @@ class _Rows:
 def _read_rows(where: str, arrays: Mapping[str, Array],
                selections: Sequence[np.ndarray | None] = (None,)) -> list[_Rows]:
     """Read each array of a table once, and deal its rows out to the selections (None: all rows, in order)."""
-    image, text, label = (_pick(where, arrays, name) for name in FIELDS)
+    labelled = any(FIELD_SPELLINGS.get(key) == "label" for key in arrays)
+    image, text, *label = fields = [_pick(where, arrays, name) for name in FIELDS if name != "label" or labelled]
     for array in (image, text):
         _check_features(array)
     count = image.shape[0]
-    for array in (text, label):
+    for array in fields[1:]:
         if array.shape[:1] != (count,):
             raise InputError(f"{array.where}: found shape {array.shape}; "
                              f"expected {count:,} rows, as {image.where} has")
@@ -197,7 +206,7 @@ def _read_rows(where: str, arrays: Mapping[str, Array],
         raise InputError(f"{image.where}: found 0 rows; expected at least one pair")
     columns, left_out = {}, []
     for key, array in arrays.items():
-        if array in (image, text, label):
+        if array in fields:
             continue
         if array.is_column() and max(array.shape) == count and array.dtype.kind in "iufbSU":
             columns[key] = _checked_text(array, array.column())
@@ -205,9 +214,10 @@ def _read_rows(where: str, arrays: Mapping[str, Array],
             left_out.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
                             f"and is left out")
     # Labels first: those of a pickle, in int64, are let go before the features are copied.
-    labels = _read_labels(label, selections)
-    images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
     indices = [np.arange(count) if rows is None else rows for rows in selections]
+    labels = (_read_labels(*label, selections) if labelled else
+              [np.empty((len(rows), 0), np.uint8) for rows in indices])
+    images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
     metas = [{key: column[index] for key, column in columns.items()} for index in indices]
     return [_Rows(*parts, left_out) for parts in zip(images, texts, labels, indices, metas)]
 
@@ -455,6 +465,9 @@ def _check_widths(where: str, what: str, arrays: Mapping[str, np.ndarray]) -> No
 def _unify_labels(where: str, rows: Mapping[str, _Rows], label_names: list[str] | None) -> list[str] | None:
     """Make class numbers one-hot over the classes that occur in any split; return the names of these."""
     parts = {id(part): part for part in rows.values()}.values()
+    without = [split for split in SPLITS if rows[split].label.shape[1:] == (0,)]
+    if 0 < len(without) < len(SPLITS):
+        raise InputError(f"{where}: no label array in {', '.join(without)}; expected one in every split, or in none")
     if len({part.label.ndim for part in parts}) > 1:
         raise InputError(f"{where}: label: found class numbers in one split and several columns in another; "
                          "expected one form")
@@ -484,7 +497,7 @@ def _unify_labels(where: str, rows: Mapping[str, _Rows], label_names: list[str] 
 def _oddities(splits: Mapping[str, Split]) -> list[str]:
     found = []
     for name, split in splits.items():
-        if unlabelled := int((split.label.amax(1) == 0).sum()):
+        if split.label.shape[1] and (unlabelled := int((split.label.amax(1) == 0).sum())):
             found.append(f"{name}: {unlabelled:,} of {len(split):,} rows have no label: "
                          "nothing is relevant to them")
         for key in ("image", "text"):
@@ -493,12 +506,16 @@ def _oddities(splits: Mapping[str, Split]) -> list[str]:
             if zero := sum(int((block.count_nonzero(1) == 0).sum()) for block in blocks):
                 found.append(f"{name}: {zero:,} of {len(split):,} rows have {key} features that are all zero")
     query, retrieval = splits["query"], splits["retrieval"]
-    labelled = query.label.amax(1) > 0
-    missed = labelled & (query.label[:, retrieval.label.amax(0) > 0].sum(1) == 0)
-    if count := int(missed.sum()):
-        found.append(f"query: {count:,} of {len(query):,} rows share no label with any item of retrieval")
-    if (query.label.amin(0) * retrieval.label.amin(0)).any():
-        found.append("every item is relevant to every query: one label is common to all of them")
+    if query.label.shape[1]:
+        labelled = query.label.amax(1) > 0
+        missed = labelled & (query.label[:, retrieval.label.amax(0) > 0].sum(1) == 0)
+        if count := int(missed.sum()):
+            found.append(f"query: {count:,} of {len(query):,} rows share no label with any item of retrieval")
+        if (query.label.amin(0) * retrieval.label.amin(0)).any():
+            found.append("every item is relevant to every query: one label is common to all of them")
+    else:
+        columns = f" (columns found: {_listing(query.meta)})" if query.meta else ""
+        found.append(f"no labels{columns}: tests count how often a query finds its own partner, and give no mAP")
     others = [retrieval] + [splits["train"]] * (_offset(splits["train"], retrieval) is None)
     known = np.concatenate([_row_hashes(split) for split in others])
     if count := int(np.isin(_row_hashes(query), known).sum()):
@@ -548,7 +565,7 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
     first = {"train": starts[2] if offset is None else offset, "query": starts[1], "retrieval": 0}
     with h5py.File(target, "w") as file:
         file.attrs.update(attributes(dataset))
-        for key in FIELDS:
+        for key in FIELDS if dataset.num_classes else FIELDS[:2]:
             arrays = [getattr(part, key).numpy() for part in parts]
             stored = file.create_dataset(key, (starts[-1], arrays[0].shape[1]), arrays[0].dtype)
             for start, array in zip(starts, arrays):
@@ -578,12 +595,12 @@ def _offset(split: Split, database: Split) -> int | None:
 
 def _describe(dataset: Dataset) -> str:
     lines = [f"{dataset.name} ({dataset.path}): {dataset.image_dim} image features, "
-             f"{dataset.text_dim} text features, {dataset.num_classes} classes"]
+             f"{dataset.text_dim} text features, {dataset.num_classes or 'no'} classes"]
     for name in SPLITS:
         split = getattr(dataset, name)
         held = ", a run of retrieval" * (name == "train" and _offset(split, dataset.retrieval) is not None)
-        labels = split.label.sum(dtype=torch.int64) / len(split)
-        lines.append(f"  {name:<9} {len(split):>9,} pairs, {labels:.2f} labels a row{held}")
+        labels = f", {split.label.sum(dtype=torch.int64) / len(split):.2f} labels a row" * (dataset.num_classes > 0)
+        lines.append(f"  {name:<9} {len(split):>9,} pairs{labels}{held}")
     lines += [f"  warning: {warning}" for warning in dataset.warnings]
     return "\n".join([*lines, f"  fingerprint {dataset.fingerprint}"])
 

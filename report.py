@@ -21,6 +21,7 @@ import plots
 from errors import InputError, Parser, exit_on_bad_input
 from files import write_atomically
 from plots import WAYS
+from terminal import labelled
 
 THUMBNAIL = 160  # pixels, the longer side
 STATISTICS = (("loss", "training loss"), ("scale", "scale"), ("mean_abs", "mean |scale · x|"),
@@ -36,7 +37,7 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
     """
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE).render(
         run=results, trained=trained(results), name=Path(path).parent.name, ways=WAYS, thumbnail=thumbnail,
-        facts=facts(results),
+        facts=facts(results), labelled=labelled(results["final"]),
         figures=[(title, Markup(plots.svg(figure))) for title, figure in figures(results).items()])
     return write_atomically(path, lambda file: file.write(page), "w")
 
@@ -65,28 +66,33 @@ def figures(results: dict) -> dict[str, Figure]:
     """The figures of the page by their captions, each one column wide. The unpaired protocol, unless said."""
     final, history, log, curves = (results[key] for key in ("final", "history", "epochs", "curves"))
     label = {name: f"{name} bits" if name.isdigit() else name for name in final}
+    mean_precision = labelled(final)
+    cuts = ([("unpaired", "map", "mAP@all"), ("unpaired", "map@50", "mAP@50")] if mean_precision else
+            [("partners", "recall@10", "R@10")])
     drawn = {}
 
     if len(final) > 1:
         bits = [int(name) for name in final]
-        for cut, title in (("map", "mAP@all"), ("map@50", "mAP@50")):
-            series = {WAYS[way]: {"x": bits, "y": [[final[name]["unpaired"][way][cut] for name in final]]}
-                      for way in WAYS}
-            both = {way: [[final[name]["paired"][way][cut] for name in final]] for way in WAYS}
-            if both["i2t"] == both["t2i"]:  # one code for both sides of a pair
-                both = {"paired, both ways": both["i2t"]}
-            series |= {WAYS[way] + " (paired)" if way in WAYS else way: {"x": bits, "y": y} for way, y in both.items()}
+        for kind, cut, title in cuts:
+            series = {WAYS[way]: {"x": bits, "y": [[final[name][kind][way][cut] for name in final]]} for way in WAYS}
+            if mean_precision:
+                both = {way: [[final[name]["paired"][way][cut] for name in final]] for way in WAYS}
+                if both["i2t"] == both["t2i"]:  # one code for both sides of a pair
+                    both = {"paired, both ways": both["i2t"]}
+                series |= {WAYS[way] + " (paired)" if way in WAYS else way: {"x": bits, "y": y}
+                           for way, y in both.items()}
             drawn[f"{title} against code length, last epoch"] = plots.map_against_bits({title: series}, title)
     if len(history) > 1:
         epochs = [entry["epoch"] for entry in history]
+        kind, cut, title = cuts[0]
         for way, direction in WAYS.items():
-            series = {label[name]: {"x": epochs, "y": [[entry[name]["unpaired"][way]["map"] for entry in history]]}
+            series = {label[name]: {"x": epochs, "y": [[entry[name][kind][way][cut] for entry in history]]}
                       for name in final}
-            drawn[f"mAP@all against the epoch, {direction}"] = plots.map_against_epoch({direction: series})
+            drawn[f"{title} against the epoch, {direction}"] = plots.map_against_epoch({direction: series}, title)
     for x, y, draw, title in (("recall", "precision", plots.precision_recall, "Precision at each recall"),
                               ("n", "precision_at_n", plots.precision_at_n, "Precision of the first N")):
         for way, direction in WAYS.items():
-            if curves:
+            if curves and mean_precision:
                 series = {label[name]: {"x": curve["unpaired"][way][x], "y": [curve["unpaired"][way][y]]}
                           for name, curve in curves.items()}
                 drawn[f"{title}, {direction}"] = draw({direction: series})
@@ -184,6 +190,7 @@ tested from a checkpoint of epoch {{ run.history[-1].epoch }},
 seed {{ trained.config.seed }}. {{ "{:,}".format(run.sizes.query) }} queries, {{ "{:,}".format(run.sizes.retrieval) }}
 database items, {{ "{:,}".format(run.sizes.train) }} training pairs.</p>
 
+{% if labelled %}
 <h2>Mean average precision</h2>
 <p>After the last epoch, which is what to report. Relevant means sharing a label; ties in the ranking are averaged
 exactly. Unpaired: each side is one modality alone. Paired: each side has seen both modalities of its pair, for
@@ -202,11 +209,13 @@ comparison with UCMFH only.</p>
 {% endif %}</tr>
 {% endfor %}
 </table></div>
+{% endif %}
 
 {% if run.final.values() | selectattr("partners", "defined") | list %}
 <h2>Recall of the own partner</h2>
 <p>How often a query's own text, or image, is among the first K of all {{ "{:,}".format(run.sizes.query) }} of the query
-split, whatever their labels. Unpaired; ties are averaged exactly.</p>
+split{% if labelled %}, whatever their labels. Unpaired; {% else %}, after the last epoch, which is what to report. Each
+side is one modality alone; {% endif %}ties are averaged exactly.</p>
 <div class="wide"><table>
 <tr><th></th>{% for direction in ways.values() %}<th colspan="3">{{ direction }}</th>{% endfor %}</tr>
 <tr><th scope="row">bits</th>{% for way in ways %}<th>R@1</th><th>R@5</th><th>R@10</th>{% endfor %}</tr>
@@ -237,7 +246,8 @@ the Hamming distance of their {{ run.gallery.bits }}-bit codes;
 {% else %}
 1 - the cosine of their embeddings;
 {% endif %}
-items at one distance in the order of their rows. <span class="mark">✓</span> marks a shared label. Each side is encoded
+items at one distance in the order of their rows. {% if labelled %}<span class="mark">✓</span> marks a shared label.
+{% endif %}Each side is encoded
 from one modality alone; the other is shown for the reader.</p>
 {% for way, direction in ways.items() %}
 <h3>{{ direction | capitalize }}</h3>

@@ -363,7 +363,7 @@ def export(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """mAP@50 by labels, and recall@10 of the items nearest in the real-valued space, with and without reranking."""
+    """mAP@50 by labels, if there are any, and recall@10 of the items nearest in the real-valued space, with and without reranking."""
     index = Index.load(options.folder or newest())
     data = load_again(index, options)
     split = getattr(data, index.about["source"]["split"])
@@ -382,10 +382,10 @@ def evaluate(options: argparse.Namespace) -> None:
     nearest = [np.argsort(-(unit[1] @ query), kind="stable")[:10] for query in unit[0]]
     labels, item_labels = data.query.label.numpy(), split.label.numpy()[order]
     signs = metric.sign_codes(x), metric.sign_codes(items)
-    expected = metric.mean_average_precision(*signs, labels, item_labels, 50)
+    map_at_50 = f"{metric.mean_average_precision(*signs, labels, item_labels, 50):.4f}" if data.num_classes else "-"
     print(f"{len(x):,} {by} queries x {len(index):,} items ({modality}), {index.bits} bits, {described_kind(index)}")
     print(f"{'':<32}  mAP@50  recall@10")
-    print(f"{'Hamming, ties averaged':<32}  {expected:.4f}")
+    print(f"{'Hamming, ties averaged':<32}  {map_at_50:>6}")
     for number in (None, *(n for n in options.rerank if n <= len(index))):
         ids = index.query_encoded(x, 50, number).id
         rows = np.where(ids == -1, -1, np.searchsorted(index.ids, ids))
@@ -394,7 +394,8 @@ def evaluate(options: argparse.Namespace) -> None:
         average = (precision * relevant).sum(axis=1) / np.maximum(relevant.sum(axis=1), 1)
         recall = np.mean([np.isin(best, found[:10]).mean() for best, found in zip(nearest, rows)])
         name = "Hamming, ties by id" if number is None else f"the best {number:,} reranked"
-        print(f"{name:<32}  {average.mean():.4f}     {recall:.4f}")
+        map_at_50 = f"{average.mean():.4f}" if data.num_classes else "-"
+        print(f"{name:<32}  {map_at_50:>6}     {recall:.4f}")
 
 
 # --- command line ---------------------------------------------------------------------------------

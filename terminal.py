@@ -8,32 +8,41 @@ import numpy as np
 
 
 def summary(figures: dict) -> list[str]:
-    """A line for each code length: I2T and T2I, mAP@all / mAP@50."""
+    """Lines for each code length: I2T and T2I, mAP@all / mAP@50; R@1 / R@10 of the own partner without labels."""
     lines = []
     for name, result in figures.items():
         if name != "epoch":
-            cells = [f"{protocol} I2T {result[protocol]['i2t']['map']:.4f} / {result[protocol]['i2t']['map@50']:.4f}, "
-                     f"T2I {result[protocol]['t2i']['map']:.4f} / {result[protocol]['t2i']['map@50']:.4f}"
-                     for protocol in ("unpaired", "paired")]
-            lines += [f"{name + ':':5} {cells[0]}", f"      {cells[1]}"]
+            kinds = [(protocol, protocol, ("map", "map@50")) for protocol in ("unpaired", "paired")]
+            if "unpaired" not in result:
+                kinds = [("partners", "R@1 / R@10 of the partner", ("recall@1", "recall@10"))]
+            for kind, meaning, cuts in kinds:
+                cells = [f"{way.upper()} " + " / ".join(f"{result[kind][way][cut]:.4f}" for cut in cuts)
+                         for way in ("i2t", "t2i")]
+                lines.append(f"{name + ':' if kind != 'paired' else '':5} {meaning} {', '.join(cells)}")
     return lines
 
 
 def table(results: dict) -> list[str]:
-    """The last evaluation as an aligned table, at most 80 columns wide."""
-    sizes = results["sizes"]
-    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last): tie-aware mAP, "
-             f"{sizes['query']:,} queries x {sizes['retrieval']:,} items", "",
-             "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
-             "           I2T             T2I              I2T             T2I         quant.",
-             "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
-    for bits, result in results["final"].items():
-        cells = ["  ".join(f"{result[protocol][way][cut]:.4f}" for cut in ("map", "map@50"))
-                 for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")]
-        error = result.get("quantization_error")
-        lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
-                     + ("" if error is None else f"   {error:.3f}"))
+    """The last evaluation as aligned tables, at most 80 columns wide."""
+    sizes, final = results["sizes"], results["final"]
+    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last): "
+             f"{'tie-aware mAP, ' * labelled(final)}{sizes['query']:,} queries x {sizes['retrieval']:,} items"]
+    if labelled(final):
+        lines += ["", "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
+                  "           I2T             T2I              I2T             T2I         quant.",
+                  "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
+        for bits, result in final.items():
+            cells = ["  ".join(f"{result[protocol][way][cut]:.4f}" for cut in ("map", "map@50"))
+                     for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")]
+            error = result.get("quantization_error")
+            lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
+                         + ("" if error is None else f"   {error:.3f}"))
     return lines + partners(results) + best(results["history"]) + [""]
+
+
+def labelled(figures: dict) -> bool:
+    """Whether an evaluation's figures hold mAP."""
+    return all("unpaired" in result for name, result in figures.items() if name != "epoch")
 
 
 def partners(results: dict) -> list[str]:
@@ -52,11 +61,13 @@ def best(history: list[dict]) -> list[str]:
     """The last evaluation beside the best one, if there were several."""
     if len(history) < 2:
         return []
-    lines = ["", "Report the last epoch. The best was chosen with the queries' labels:",
-             "      unpaired mAP@all, mean of I2T and T2I", "bits    last    best  at epoch"]
+    kind, cut, chosen_with, meaning = (("unpaired", "map", "labels", "unpaired mAP@all") if labelled(history[-1]) else
+                                       ("partners", "recall@10", "partners", "R@10"))
+    lines = ["", f"Report the last epoch. The best was chosen with the queries' {chosen_with}:",
+             f"      {meaning}, mean of I2T and T2I", "bits    last    best  at epoch"]
     for bits in history[-1]:
         if bits != "epoch":
-            scores = [sum(entry[bits]["unpaired"][way]["map"] for way in ("i2t", "t2i")) / 2 for entry in history]
+            scores = [sum(entry[bits][kind][way][cut] for way in ("i2t", "t2i")) / 2 for entry in history]
             epoch = history[int(np.argmax(scores))]["epoch"]
             lines.append(f"{bits:>4}  {scores[-1]:.4f}  {max(scores):.4f}  {epoch:8}")
     return lines
@@ -67,7 +78,9 @@ def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
     if not gallery or "emoji" not in gallery["i2t"][0]["query"]:
         return []
     code = f"{gallery['bits']} bits" if gallery["bits"] else "real-valued"
-    lines = [f"Sample retrievals, {code}, unpaired (* shares a label, - has no common glyph):"]
+    marks = "- has no common glyph" if gallery["i2t"][0]["items"][0]["relevant"] is None else (
+        "* shares a label, - has no common glyph")
+    lines = [f"Sample retrievals, {code}, unpaired ({marks}):"]
     for way, name in (("i2t", "image"), ("t2i", "text")):
         samples = [sample for sample in gallery[way] if sample["query"]["emoji"]]
         for sample in samples[::-(-len(samples) // queries) or 1]:

