@@ -167,10 +167,10 @@ class Solver:
 
         # Everything is checked before the first folder is made.
         self.data = load_dataset(config.dataset, config.data_dir)
-        for warning in self.data.warnings:
-            warn(warning)
         if not self.hashing:
             self.data.require_labels(f"the real-valued fusion (--task {config.task}) is tested by mAP")
+        for warning in self.data.warnings:
+            warn(warning)
         run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{kind}-seed{config.seed}"
         self.run_dir = Path(config.results_dir) / self.data.name / run_name
         pairs = len(self.data.train)
@@ -464,7 +464,8 @@ class Solver:
     # --- testing ------------------------------------------------------------------------------------------------------
 
     def evaluate(self) -> dict:
-        """mAP of both directions in both protocols: ``["16"]["unpaired"]["i2t"]["map@50"]``; ``"real"`` for fusion.
+        """What :func:`evaluation.evaluate_codes` says, ``["16"]["unpaired"]["i2t"]["map@50"]``; for the real-valued
+        fusion what :func:`evaluation.evaluate_real` says, under ``"real"``.
 
         The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
         scale; the quantization error is that of the database's unpaired codes at the largest scale.

@@ -137,7 +137,8 @@ def read_pickle(path: Path) -> dict[str, Array]:
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}; expected a dict with image, text, label")
+        raise InputError(f"{path}: found a {type(content).__name__}; expected a dict with image, text and, if there are "
+                         f"labels, label")
     return wrap(str(path), content)
 
 

@@ -362,9 +362,10 @@ def main(argv: list[str] | None = None) -> dict:
     cpu = ICMR.choose_device(options.device).type == "cpu"
     processes = options.jobs or (os.cpu_count() if cpu else 1)
     studies, fingerprints = [], {}
-    for path in options.datasets:
-        dataset = load_dataset(path, options.data_dir)
+    datasets = {path: load_dataset(path, options.data_dir) for path in options.datasets}
+    for dataset in datasets.values():  # all, before the first folder is made
         dataset.require_labels("the benchmark measures mAP")
+    for path, dataset in datasets.items():
         options.path, fingerprints[path] = path, dataset.fingerprint
         folder = check_writable(Path(options.results_dir) / dataset.name / "benchmark", "results_dir")
         studies.append((dataset.name, folder, jobs_of(options.study, dataset, options, settings)))

@@ -62,8 +62,10 @@ def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
         raise InputError(f"{path}: not a checkpoint of this version: format {found}, expected {FORMAT}; train again")
     for key, expected in (expect or {}).items():
         if content.get(key) != expected:
+            way_out = ("its training had other features, labels or splits; train again" if key == "fingerprint" else
+                       "use the settings it was trained with, or train again")
             raise InputError(f"{path}: {key} does not match: the checkpoint has {content.get(key)}, "
-                             f"this run {expected}; use the settings it was trained with, or train again")
+                             f"this run {expected}; {way_out}")
     return content
 
 

@@ -90,8 +90,8 @@ def by_length(model: HashModel, found: dict[tuple[int, str, str], dict]) -> dict
 
 
 def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, dict]:
-    """mAP of both directions in both protocols, for each code length: ``["16"]["unpaired"]["i2t"]["map@50"]``; not so
-    without labels.
+    """mAP of both directions in both protocols, for each code length: ``["16"]["unpaired"]["i2t"]["map@50"]``. Without
+    labels there is no mAP.
 
     Beside them the ``quantization_error``, mean (abs(tanh(scale * x)) - 1)^2, and the ``bit_balance`` of the database's
     unpaired codes; and how often the queries find their own ``partners`` among the queries of the other modality:
@@ -137,7 +137,7 @@ def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
 
 
 def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[np.ndarray]]:
-    """The curves of every code length (curves.py), without labels the histogram alone; and the unpaired +-1 codes of
+    """The curves of every code length (curves.py), without labels only the histogram; and the unpaired +-1 codes of
     the longest.
 
     Args:

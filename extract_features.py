@@ -242,6 +242,9 @@ def read_captions(path: Path) -> list[dict]:
             for number, fields in readers[path.suffix.lower()](file):
                 where = f"{path}: line {number}"
                 row = {key: _text(where, key, fields) for key in ("image", "caption")}
+                misnamed = [key for key in fields if str(key).strip().casefold() in ("label", "labels")]
+                if misnamed and "label" not in misnamed:
+                    raise InputError(f"{where}: found {misnamed[0]!r}; expected the name 'label'")
                 if "label" in (rows[0] if rows else fields):
                     row["label"] = [name.strip() for name in _text(where, "label", fields).split(";") if name.strip()]
                     if not row["label"]:
@@ -288,7 +291,8 @@ def _text(where: str, key: str, fields: object) -> str:
         raise InputError(f"{where}: no {key!r}; found {found}; expected image, caption and, if wanted, label")
     value = fields[key]
     if not isinstance(value, str) or not value.strip():
-        raise InputError(f"{where}: {key!r} is {value!r}; expected text")
+        way_out = ", or no label in any row" if key == "label" else ""
+        raise InputError(f"{where}: {key!r} is {value!r}; expected text{way_out}")
     if "\0" in value or not encoders.is_unicode(value):
         raise InputError(f"{where}: {key!r} has a character that is not valid text: {value!r}")
     return value.strip()

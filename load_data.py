@@ -39,7 +39,7 @@ LAYOUTS = (  # how a single file names the arrays of its splits: train/image, tr
     re.compile(r"(?P<field>[ITL])_(?P<split>[^/_]+)"),
 )
 EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with train_idx, query_idx, "
-                 "retrieval_idx, or train/image, train/text, ...")
+                 "retrieval_idx, or train/image, train/text, ... (with labels or without)")
 EXPECTED_SPLITS = "train, query, retrieval, or train, test"
 MAPPED_BYTES = 1 << 30  # float32 features from this size on stay in their HDF5 file, if they lie there uncompressed
 LARGEST = 1e17  # of a feature: the sum of their squares must fit float32
@@ -92,7 +92,7 @@ class Dataset:
         """Raise InputError if there are none; ``why`` says what they are for."""
         if not self.num_classes:
             raise InputError(f"{self.path or self.name}: found no labels; {why}, which needs a label array in every "
-                             f"split (ICMR.py trains and tests hash codes without)")
+                             f"split (ICMR.py trains and tests hash codes without them)")
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -184,10 +184,11 @@ class _Rows:
     index: np.ndarray
     meta: dict[str, np.ndarray]
     left_out: list[str]  # arrays that are not a column of the table, in words
+    found: str  # where the table is and the keys in it, in words
 
     def run(self, part: slice) -> _Rows:
         return _Rows(self.image[part], self.text[part], self.label[part], self.index[part],
-                     {key: column[part] for key, column in self.meta.items()}, self.left_out)
+                     {key: column[part] for key, column in self.meta.items()}, self.left_out, self.found)
 
 
 def _read_rows(where: str, arrays: Mapping[str, Array],
@@ -213,13 +214,14 @@ def _read_rows(where: str, arrays: Mapping[str, Array],
         else:
             left_out.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
                             f"and is left out")
-    # Labels first: those of a pickle, in int64, are let go before the features are copied.
     indices = [np.arange(count) if rows is None else rows for rows in selections]
+    # Labels first: those of a pickle, in int64, are let go before the features are copied.
     labels = (_read_labels(*label, selections) if labelled else
               [np.empty((len(rows), 0), np.uint8) for rows in indices])
     images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
     metas = [{key: column[index] for key, column in columns.items()} for index in indices]
-    return [_Rows(*parts, left_out) for parts in zip(images, texts, labels, indices, metas)]
+    found = f"{where}: found keys {_listing(arrays)}"
+    return [_Rows(*parts, left_out, found) for parts in zip(images, texts, labels, indices, metas)]
 
 
 def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
@@ -347,7 +349,11 @@ def _read_file(path: Path) -> tuple[dict[str, _Rows], list[str] | None]:
             raise InputError(f"{path}: {problem}: found keys {_listing(arrays)}; expected {EXPECTED_KEYS}")
         if whole:
             return _read_indexed(path, arrays), label_names
-        return _read_tables(str(path), _name_splits(path, layouts[0])), label_names
+        rows = _read_tables(str(path), _name_splits(path, layouts[0]))
+        used = {id(array) for table in layouts[0].values() for array in table.values()}
+        if unused := [key for key, array in arrays.items() if id(array) not in used]:
+            rows["train"].left_out.append(f"{path}: {_listing(unused)}: in no split, and left out")
+        return rows, label_names
 
 
 def _read_names(array: Array) -> list[str]:
@@ -467,7 +473,10 @@ def _unify_labels(where: str, rows: Mapping[str, _Rows], label_names: list[str] 
     parts = {id(part): part for part in rows.values()}.values()
     without = [split for split in SPLITS if rows[split].label.shape[1:] == (0,)]
     if 0 < len(without) < len(SPLITS):
-        raise InputError(f"{where}: no label array in {', '.join(without)}; expected one in every split, or in none")
+        raise InputError(f"{rows[without[0]].found}, hence no label array in {', '.join(without)}; expected one in "
+                         f"every split, or in none")
+    if without and label_names is not None:
+        raise InputError(f"{where}: found label_names, but no label array; expected both, or none")
     if len({part.label.ndim for part in parts}) > 1:
         raise InputError(f"{where}: label: found class numbers in one split and several columns in another; "
                          "expected one form")
@@ -516,6 +525,8 @@ def _oddities(splits: Mapping[str, Split]) -> list[str]:
     else:
         columns = f" (columns found: {_listing(query.meta)})" if query.meta else ""
         found.append(f"no labels{columns}: tests count how often a query finds its own partner, and give no mAP")
+        if len(query) <= 10:
+            found.append(f"query: with {len(query)} rows, R@10 is 1 whatever the codes")
     others = [retrieval] + [splits["train"]] * (_offset(splits["train"], retrieval) is None)
     known = np.concatenate([_row_hashes(split) for split in others])
     if count := int(np.isin(_row_hashes(query), known).sum()):

@@ -217,12 +217,17 @@ comparison with UCMFH only.</p>
 split{% if labelled %}, whatever their labels. Unpaired; {% else %}, after the last epoch, which is what to report. Each
 side is one modality alone; {% endif %}ties are averaged exactly.</p>
 <div class="wide"><table>
-<tr><th></th>{% for direction in ways.values() %}<th colspan="3">{{ direction }}</th>{% endfor %}</tr>
-<tr><th scope="row">bits</th>{% for way in ways %}<th>R@1</th><th>R@5</th><th>R@10</th>{% endfor %}</tr>
+<tr><th></th>{% for direction in ways.values() %}<th colspan="3">{{ direction }}</th>{% endfor %}
+{% if not labelled %}<th></th><th></th>{% endif %}</tr>
+<tr><th scope="row">bits</th>{% for way in ways %}<th>R@1</th><th>R@5</th><th>R@10</th>{% endfor %}
+{% if not labelled %}<th>quantization error</th><th>bit balance</th>{% endif %}</tr>
 {% for bits, result in run.final.items() %}
 <tr><th scope="row">{{ bits }}</th>
 {% for way in ways %}{% for value in result.partners[way].values() %}
-<td>{{ "%.4f" | format(value) }}</td>{% endfor %}{% endfor %}</tr>
+<td>{{ "%.4f" | format(value) }}</td>{% endfor %}{% endfor %}
+{% if not labelled %}
+<td>{{ "%.4f" | format(result.quantization_error) }}</td><td>{{ "%.3f" | format(result.bit_balance) }}</td>
+{% endif %}</tr>
 {% endfor %}
 </table></div>
 {% endif %}

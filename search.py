@@ -363,16 +363,16 @@ def export(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """mAP@50 by labels, if there are any, and recall@10 of the items nearest in the real-valued space, with and without reranking."""
+    """mAP@50, with labels, and recall@10 of the items nearest in the real-valued space, with and without reranking."""
     index = Index.load(options.folder or newest())
     data = load_again(index, options)
     split = getattr(data, index.about["source"]["split"])
     order = np.argsort(split.index)
     if not np.array_equal(split.index[order], index.ids):
         raise InputError(f"{index.folder}: holds other items than the {index.about['source']['split']} split of "
-                         f"{data.name}, whose labels are known; build an index of that split alone")
+                         f"{data.name}; build an index of that split alone")
     if len(index) < 50:
-        raise InputError(f"{index.folder}: holds {len(index)} items; mAP@50 needs 50 or more")
+        raise InputError(f"{index.folder}: holds {len(index)} items; mAP@50 and recall@10 need 50 or more")
     modality = index.about["modality"]
     by = options.by or OTHER.get(modality, "text")
     x = index.encode(**{by: getattr(data.query, by).numpy()})

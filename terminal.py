@@ -25,9 +25,9 @@ def summary(figures: dict) -> list[str]:
 def table(results: dict) -> list[str]:
     """The last evaluation as aligned tables, at most 80 columns wide."""
     sizes, final = results["sizes"], results["final"]
-    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last): "
-             f"{'tie-aware mAP, ' * labelled(final)}{sizes['query']:,} queries x {sizes['retrieval']:,} items"]
+    lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last)"]
     if labelled(final):
+        lines[1] += f": tie-aware mAP, {sizes['query']:,} queries x {sizes['retrieval']:,} items"
         lines += ["", "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
                   "           I2T             T2I              I2T             T2I         quant.",
                   "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
@@ -47,13 +47,15 @@ def labelled(figures: dict) -> bool:
 
 def partners(results: dict) -> list[str]:
     """How often the last codes find a query's own partner."""
+    error_shown = labelled(results["final"])  # in the table before this one
     lines = ["", f"The own partner among the {results['sizes']['query']:,} queries of the other modality, recall at K",
-             "             I2T                       T2I",
-             "bits    R@1     R@5    R@10       R@1     R@5    R@10"]
+             "             I2T                       T2I" + "             quant." * (not error_shown),
+             "bits    R@1     R@5    R@10       R@1     R@5    R@10" + "    error" * (not error_shown)]
     for bits, result in results["final"].items():
         if "partners" in result:
             cells = ["  ".join(f"{value:.4f}" for value in result["partners"][way].values()) for way in ("i2t", "t2i")]
-            lines.append(f"{bits:>4}  {cells[0]}    {cells[1]}")
+            lines.append(f"{bits:>4}  {cells[0]}    {cells[1]}"
+                         + ("" if error_shown else f"   {result['quantization_error']:.3f}"))
     return lines if len(lines) > 4 else []
 
 

@@ -263,12 +263,30 @@ def test_labels_may_be_missing(writer, tmp_path, tables):
     assert dataset.num_classes == 0 and dataset.label_names is None and share(dataset, "image")
     found = " (columns found: caption, item)" if columns else ""
     assert dataset.warnings == [
-        f"no labels{found}: tests count how often a query finds its own partner, and give no mAP"
+        f"no labels{found}: tests count how often a query finds its own partner, and give no mAP",
+        "query: with 6 rows, R@10 is 1 whatever the codes",
     ]
     again = load_dataset(save_and_return(dataset, tmp_path / "again.h5"))
     assert again.fingerprint == dataset.fingerprint == dataset_from_arrays(**without).fingerprint
     with pytest.raises(InputError, match=r"found no labels; this measures mAP, which needs a label array"):
         dataset.require_labels("this measures mAP")
+
+
+def test_misspelled_labels_are_named(tmp_path, tables):
+    content = classic(tables)
+    for key in [key for key in content if key[0] == "L"]:
+        content[key.lower()] = content.pop(key)
+    path = write_mat5(tmp_path / "x.mat", content)
+    assert load_dataset(path).warnings[0] == f"{path}: l_db, l_te, l_tr: in no split, and left out"
+
+
+def test_names_of_labels_that_are_missing_are_refused(tables):
+    without = {
+        split: {key: array for key, array in arrays.items() if key != "label"}
+        for split, arrays in tables.items()
+    }
+    with pytest.raises(InputError, match="found label_names, but no label array; expected both, or none"):
+        dataset_from_arrays(**without, label_names=["sea", "city"])
 
 
 def save_and_return(dataset: Dataset, path: Path) -> Path:
@@ -688,11 +706,15 @@ BAD_TABLES = {
     ),
     "no labels of the queries": (
         lambda t: t["query"].pop("label"),
-        "no label array in query; expected one in every split, or in none",
+        "query.*: found keys caption, image, item, text, hence no label array in query; expected one in every split",
     ),
     "class numbers of some": (
-        lambda t: (put("query", "label", lambda a: a.argmax(1))(t), t["train"].pop("label"), t["retrieval"].pop("label")),
-        "no label array in train, retrieval; expected one",
+        lambda t: (
+            put("query", "label", lambda a: a.argmax(1))(t),
+            t["train"].pop("label"),
+            t["retrieval"].pop("label"),
+        ),
+        "train.*, hence no label array in train, retrieval; expected one",
     ),
 }
 

@@ -339,7 +339,7 @@ def test_an_index_of_other_codes_than_its_own_is_refused(build):
         index_module._read_faiss(path, {**about, "bits": 17})
 
 
-def test_only_what_has_known_labels_is_evaluated(cli, capsys, toy, tmp_path):
+def test_only_an_index_of_the_whole_split_is_evaluated(cli, capsys, toy, tmp_path):
     cli.build()
     np.save("more.npy", np.ones((3, IMAGE), np.float32))
     cli("add", "--image_features", "more.npy")
@@ -347,7 +347,7 @@ def test_only_what_has_known_labels_is_evaluated(cli, capsys, toy, tmp_path):
     few = write_toy(tmp_path / "few", pairs=40, queries=5)
     cli("build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "toy", "--data_dir", few / "data", "--folder",
         "few-index")
-    assert "holds 35 items; mAP@50 needs 50 or more" in refused(capsys, "evaluate", "--folder", "few-index")
+    assert "holds 35 items; mAP@50 and recall@10 need 50 or more" in refused(capsys, "evaluate", "--folder", "few-index")
 
 
 def test_an_exported_column_named_as_another_is_renamed(cli, toy, data, tmp_path):

@@ -5,6 +5,7 @@ import re
 import numpy as np
 import pytest
 import torch
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import benchmark
 import demo_progressive_vs_original
@@ -56,9 +57,12 @@ def test_a_run_prints_and_draws_the_recall_of_the_partner(folders, capsys):
                            "partner, and give no mAP\n")
     recall = results["final"]["8"]["partners"]
     row = "  ".join(f"{recall['i2t'][f'recall@{k}']:.4f}" for k in (1, 5, 10))
-    assert f"   8  {row}    " in printed.out and "mAP" not in printed.out and "label" not in printed.out
+    assert f"   8  {row}    " in printed.out
+    assert re.search(rf"^   8 .* {results['final']['8']['quantization_error']:.3f}$", printed.out, re.MULTILINE)
+    assert "70 items" not in printed.out and "mAP" not in printed.out and "label" not in printed.out
     page = report.main([str(folder / "results" / "toy" / "one")]).read_text(encoding="utf-8")
     assert f"<td>{recall['t2i']['recall@5']:.4f}</td>" in page
+    assert f"<td>{trained['final']['8']['bit_balance']:.3f}</td>" in page
     titles = re.findall(r'aria-label="([^"]*)"', page)
     assert titles[:4] == ["R@10 against code length, last epoch", "R@10 against the epoch, image to text",
                           "R@10 against the epoch, text to image", "Values of the database&#39;s codes before the sign"]
@@ -75,7 +79,18 @@ def test_an_evaluation_line_and_the_best_epoch_are_of_the_recall(folders, capsys
             f"T2I {t2i[0]['recall@1']:.4f} / {t2i[0]['recall@10']:.4f}\n") in printed
     best = max((first["recall@10"] + second["recall@10"]) / 2 for first, second in zip(i2t, t2i))
     assert re.search(rf"chosen with the queries' partners:\n +R@10, .*\nbits.*\n   4  0\.\d+  {best:.4f} ", printed)
-    assert list((folder / "results" / "toy" / "two" / "tensorboard").iterdir())
+    events = EventAccumulator(str(folder / "results" / "toy" / "two" / "tensorboard"))
+    events.Reload()
+    values = [event.value for event in events.Scalars("4/partners/i2t/recall@1")]
+    assert values == pytest.approx([figures["recall@1"] for figures in i2t])
+
+
+def test_sample_retrievals_mark_no_labels(tmp_path, capsys):
+    folder = write_toy(tmp_path, pairs=90, queries=20, label=None, caption=np.array(["pair"] * 90, "S"),
+                       emoji=np.array(["😀".encode()] * 90))
+    ICMR.main(toy_arguments(folder))
+    printed = capsys.readouterr().out
+    assert "Sample retrievals, 8 bits, unpaired (- has no common glyph):\n" in printed and "😀*" not in printed
 
 
 def test_an_index_is_evaluated_by_its_nearest_items_alone(folders, tmp_path, monkeypatch, capsys):
@@ -87,11 +102,13 @@ def test_an_index_is_evaluated_by_its_nearest_items_alone(folders, tmp_path, mon
     search.main(["evaluate", "--rerank", "60"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == "Hamming, ties averaged -".split()
-    assert re.fullmatch(r"Hamming, ties by id +- +0\.\d{4}", lines[3]) and re.search(r"reranked +- +0\.\d{4}$", lines[4])
+    assert re.fullmatch(r"Hamming, ties by id +- +0\.\d{4}", lines[3])
+    assert re.fullmatch(r"the best 60 reranked +- +0\.\d{4}", lines[4])
 
 
 @pytest.mark.parametrize("command, why", [
     (lambda data: ICMR.main(["--dataset", "toy", "--data_dir", data, "--task", "0"]), "(--task 0) is tested by mAP"),
+    (lambda data: ICMR.main(["--dataset", "toy", "--data_dir", data, "--task", "2"]), "(--task 2) is tested by mAP"),
     (lambda data: benchmark.main(["--datasets", "toy", "--data_dir", data]), "the benchmark measures mAP"),
     (lambda data: demo_progressive_vs_original.main(["--dataset", "toy", "--data_dir", data]), "is of mAP"),
 ])
@@ -99,6 +116,7 @@ def test_what_measures_map_alone_refuses(folders, tmp_path, monkeypatch, capsys,
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit) as stop:
         command(str(folders["without"][0] / "data"))
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert stop.value.code == 2 and error.startswith("error: ") and "toy.h5: found no labels; " in error and why in error
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 1
+    assert "toy.h5: found no labels; " in error and why in error
     assert list(tmp_path.iterdir()) == []
