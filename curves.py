@@ -6,8 +6,8 @@
     curves["64"]["code_histogram"] = {"edges": [-1.0, -0.95, ..., 1.0], "share": one fewer}
 
 Protocols are ``unpaired`` and ``paired``, directions ``i2t`` and ``t2i``; without labels there is only the histogram.
-All figures are means over all queries, rounded to 5 places. Precision@N is the expectation over a random order of the ties; precision at a recall is
-interpolated within them.
+All figures are means over all queries, rounded to 5 places. Precision@N is the expectation over a random order of the
+ties; precision at a recall is interpolated within them.
 """
 
 from __future__ import annotations
