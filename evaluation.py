@@ -82,8 +82,17 @@ def rankings(model: HashModel, query: dict[str, list[Tensor]], retrieval: dict[s
             for bits, code in model.split(sides[asked]).items()}
 
 
-def by_length(model: HashModel, found: dict[tuple[int, str, str], dict]) -> dict[str, dict]:
-    """What was found for each of the :func:`rankings`: ``["16"]["unpaired"]["i2t"]``."""
+def by_length(model: HashModel, data: Dataset, asked: dict[tuple[int, str, str], tuple[np.ndarray, np.ndarray]],
+              figures: Callable[[np.ndarray], dict], part: slice = slice(None)) -> dict[str, dict]:
+    """``figures`` of the histogram of each of the :func:`rankings`, ``["16"]["unpaired"]["i2t"]``; without labels none.
+
+    Args:
+        part: the items of the database that the rankings are of.
+    """
+    if not data.num_classes:
+        return {str(bits): {} for bits in model.hash_lens}
+    histograms = metric.hamming_histograms(list(asked.values()), data.query.label, data.retrieval.label[part])
+    found = {ranking: figures(histogram) for ranking, histogram in zip(asked, histograms)}
     return {str(bits): {protocol: {way: dict(found.get((bits, protocol, way)) or found[bits, protocol, "i2t"])
                                    for way in WAYS} for protocol in ("unpaired", "paired")}
             for bits in model.hash_lens}
@@ -105,13 +114,8 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
 
     part = parallel.part(len(data.retrieval))
     query, retrieval = encode(model, data.query), encode(model, data.retrieval, part, add_error)
-    figures: dict[str, dict] = {str(bits): {} for bits in model.hash_lens}
-    if data.num_classes:
-        asked = rankings(model, query, retrieval)
-        histograms = map(parallel.total, metric.hamming_histograms(list(asked.values()), data.query.label,
-                                                                   data.retrieval.label[part]))
-        figures = by_length(model, {ranking: metric.maps_from_histogram(histogram)
-                                    for ranking, histogram in zip(asked, histograms)})
+    figures = by_length(model, data, rankings(model, query, retrieval),
+                        lambda histogram: metric.maps_from_histogram(parallel.total(histogram)), part)
     for bits, images, texts in zip(model.hash_lens, *(model.split(side).values() for side in query["unpaired"])):
         figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy())
     signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
@@ -155,10 +159,7 @@ def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[st
 
     query, retrieval = encode(model, data.query), encode(model, data.retrieval, observe=count)
     asked = rankings(model, query, retrieval)
-    found: dict[str, dict] = {str(bits): {} for bits in model.hash_lens}
-    if data.num_classes:
-        histograms = metric.hamming_histograms(list(asked.values()), data.query.label, data.retrieval.label)
-        found = by_length(model, {ranking: curves_of(histogram) for ranking, histogram in zip(asked, histograms)})
+    found = by_length(model, data, asked, curves_of)
     longest = max(model.hash_lens)
     (images, found_texts), (texts, found_images) = (asked[longest, "unpaired", way] for way in WAYS)
     return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},
