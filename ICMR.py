@@ -32,21 +32,21 @@ from torch import Tensor
 from torch.nn.functional import normalize
 from tqdm import tqdm
 
-import checkpoint
+from training import checkpoint
 import evaluation
 import metric
-import parallel
-import precision
-from errors import InputError, Parser, exit_on_bad_input
-from files import check_writable, write_atomically
-from gallery import sample_retrievals
+from common import processes
+from training import precision
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import check_writable, write_atomically
+from reporting.gallery import sample_retrievals
 from load_data import load_dataset
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from model import SCHEDULES, FusionModel, HashModel, scale_at
-from replay import Replayed
-from structure import (DIMENSIONS, UNSURE, contrast_temperatures, measurable, nearest_codes, shared_space,
+from training.cuda_graph import Replayed
+from training.targets import (DIMENSIONS, UNSURE, contrast_temperatures, measurable, nearest_codes, shared_space,
                        structure_targets, structure_temperature)
-from terminal import summary, table, terminal_lines
+from reporting.terminal import summary, table, terminal_lines
 
 
 class Config:
@@ -63,7 +63,7 @@ class Config:
         # The loss
         self.loss = "contrastive"
         self.positive_weight = 0.5  # of the balanced loss; 0.5 is the plain one
-        self.temperature = 0.0  # 0: chosen for each code length from the training pairs (structure.py)
+        self.temperature = 0.0  # 0: chosen for each code length from the training pairs (training/targets.py)
         self.structure_start = 0.8  # share of each target that goes to pairs that are alike, in the first epoch
         self.structure_end = 0.2  # in the last; both 0: partners only
         self.alike = 0.15  # share of a batch that a pair is like
@@ -184,13 +184,13 @@ class Solver:
                 raise InputError(f"{self.data.name}: the {side} features of all {pairs:,} training pairs are the same "
                                  f"but for their length; expected features that tell items apart")
         fewest = min(len(self.data.query), len(self.data.retrieval))
-        if fewest < parallel.size():
-            raise InputError(f"{self.data.name}: {parallel.size()} processes can't share {fewest} queries or items; "
+        if fewest < processes.size():
+            raise InputError(f"{self.data.name}: {processes.size()} processes can't share {fewest} queries or items; "
                              f"use fewer processes")
-        if self.training and config.batch_size % parallel.size():
-            raise InputError(f"--batch_size {config.batch_size}: the batch is shared by {parallel.size()} processes; "
-                             f"give a multiple of {parallel.size()}")
-        writes = parallel.rank() == 0
+        if self.training and config.batch_size % processes.size():
+            raise InputError(f"--batch_size {config.batch_size}: the batch is shared by {processes.size()} processes; "
+                             f"give a multiple of {processes.size()}")
+        writes = processes.rank() == 0
         for path in [self.state_path] * config.resume if self.training else map(self.model_path, self.lengths):
             checkpoint.check_exists(path)
         if writes:
@@ -205,7 +205,7 @@ class Solver:
         if self.training:
             self.build()
             self.precision, self.speedup = precision.choose(
-                config.precision, self.model, config.batch_size // parallel.size(), self.device)
+                config.precision, self.model, config.batch_size // processes.size(), self.device)
             if self.hashing:
                 for head in (self.model.ImageMlp, self.model.TextMlp):
                     head.tohash.register_forward_hook(whole_batch)
@@ -229,8 +229,8 @@ class Solver:
 
     def seed_process(self, epoch: int = 0, step: int = 0) -> None:
         """Give every process its own dropout and noise; the first has those of a run of one."""
-        if parallel.rank():
-            torch.manual_seed(derived_seed(self.config.seed, epoch, step, parallel.rank()))
+        if processes.rank():
+            torch.manual_seed(derived_seed(self.config.seed, epoch, step, processes.rank()))
 
     def build(self) -> None:
         """Make the model, its loss and its optimizer, sizes following the data."""
@@ -301,7 +301,7 @@ class Solver:
             say("Final Testing...")
             figures = self.test()
             self.history.append({"epoch": self.epoch, **figures})
-        if parallel.rank():
+        if processes.rank():
             return {}
         return self.report()
 
@@ -317,7 +317,7 @@ class Solver:
         handlers = {number: signal.signal(number, self.ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)}
         # disable=None: no bar where standard error is not a terminal
         self.bar = tqdm(total=config.epoch * steps, initial=self.epoch * steps + self.step, unit="step", leave=False,
-                        dynamic_ncols=True, disable=True if parallel.rank() else None)
+                        dynamic_ncols=True, disable=True if processes.rank() else None)
         try:
             while self.epoch < config.epoch:
                 say(f"epoch: {self.epoch + 1}")
@@ -335,11 +335,11 @@ class Solver:
                     for line in summary(self.history[-1]):
                         say("  " + line)
                     self.save_state()
-                if config.tensorboard and parallel.rank() == 0:
+                if config.tensorboard and processes.rank() == 0:
                     self.record()
         except Stopped:
             self.save_state()
-            command = ("the same torchrun command" if parallel.size() > 1 else
+            command = ("the same torchrun command" if processes.size() > 1 else
                        shlex.join([os.path.basename(sys.executable), *sys.argv]))
             say(f"Stopped in epoch {self.epoch + 1} after {self.step} of its {steps} steps; the state is saved. "
                 f"To resume: {command}{'' if config.resume else ' --resume'}")
@@ -363,7 +363,7 @@ class Solver:
 
     def fusion_loss(self, image: Tensor, text: Tensor, structure: Tensor | None, share: float | Tensor) -> Tensor:
         """The loss of a batch of the real-valued fusion, the sum over the protocols."""
-        return sum(self.criteria[DIMENSIONS](*map(parallel.gather, sides), structure, share)
+        return sum(self.criteria[DIMENSIONS](*map(processes.gather, sides), structure, share)
                    for sides in self.model(image, text).values())
 
     def hash_loss(self, image: Tensor, text: Tensor, structure: Tensor | None, share: float | Tensor,
@@ -380,7 +380,7 @@ class Solver:
         loss = sum(self.criteria[bits](*code.chunk(2), structure, share)
                    for bits, code in model.split(codes).items()) / len(config.hash_lens)
         if config.fusion == "transformer":
-            fused = self.criteria[DIMENSIONS](*map(parallel.gather, features), structure, share)
+            fused = self.criteria[DIMENSIONS](*map(processes.gather, features), structure, share)
             loss = fused + 0.5 * loss
         return loss
 
@@ -393,8 +393,8 @@ class Solver:
 
     @property
     def replays(self) -> bool:
-        """Whether steps are recorded and replayed (replay.py)."""
-        return self.device.type == "cuda" and parallel.size() == 1
+        """Whether steps are recorded and replayed (training/cuda_graph.py)."""
+        return self.device.type == "cuda" and processes.size() == 1
 
     def run_step(self, rows: Tensor, share: float, scale: float) -> Tensor:
         """:meth:`train_step`, replayed where it can be."""
@@ -409,14 +409,14 @@ class Solver:
         if self.structured:
             structure = structure_targets(*(side[rows] for side in self.structure),
                                           self.chosen["structure_temperature"])
-        rows = rows[parallel.part(len(rows))]
+        rows = rows[processes.part(len(rows))]
         batch = self.image[rows], self.text[rows], structure, share
         self.observed: list[Tensor] = []
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bfloat16"):
             loss = self.hash_loss(*batch, scale) if self.hashing else self.fusion_loss(*batch)
         self.optimizer.zero_grad()
         loss.backward()
-        parallel.average_gradients(self.model.parameters())
+        processes.average_gradients(self.model.parameters())
         self.optimizer.step()
         return torch.stack([loss.detach(), *self.observed])
 
@@ -437,7 +437,7 @@ class Solver:
             self.statistics.append(self.run_step(rows, share, scale))
             self.step += 1
             self.bar.update()
-            if parallel.any_of_all(self.stop_signal is not None):
+            if processes.any_of_all(self.stop_signal is not None):
                 self.means()
                 self.seconds += time.perf_counter() - started
                 raise Stopped
@@ -501,7 +501,7 @@ class Solver:
 
     def save(self) -> None:
         """Save the trained model, one file a code length."""
-        if parallel.rank():
+        if processes.rank():
             return
         for bits in self.lengths:
             model = self.model.single(bits) if self.hashing else self.model
@@ -509,9 +509,9 @@ class Solver:
 
     def save_state(self) -> None:
         """Save everything that the rest of the run depends on."""
-        random = parallel.of_all(torch.get_rng_state())  # one a process
-        random_cuda = parallel.of_all(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else []
-        if parallel.rank():
+        random = processes.of_all(torch.get_rng_state())  # one a process
+        random_cuda = processes.of_all(torch.cuda.get_rng_state(self.device)) if self.device.type == "cuda" else []
+        if processes.rank():
             return
         checkpoint.save(self.state_path, {
             **self.about(), "model": self.model.state_dict(), "optimizer": self.optimizer.state_dict(),
@@ -539,9 +539,9 @@ class Solver:
             if self.config.precision == "auto":
                 self.precision, self.speedup = state["precision"]
             self.seed_process(self.epoch, self.step)  # for processes that the interrupted run didn't have
-            for random in state["random"][parallel.rank():][:1]:
+            for random in state["random"][processes.rank():][:1]:
                 torch.set_rng_state(random)
-            for random in state["random_cuda"][parallel.rank():][:1]:
+            for random in state["random_cuda"][processes.rank():][:1]:
                 if self.device.type == "cuda":
                     torch.cuda.set_rng_state(random, self.device)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -602,7 +602,7 @@ class Solver:
         self.events.flush()
 
     def details(self) -> dict:
-        """For the report: ``curves`` of each code length (curves.py) and a ``gallery`` of retrievals (gallery.py)."""
+        """For the report: ``curves`` of each code length (reporting/curves.py) and a ``gallery`` of retrievals (reporting/gallery.py)."""
         curves: dict = {}
         for model, scale in self.tested or [(self.model, self.scale_max)]:
             if not self.hashing:
@@ -621,7 +621,7 @@ class Solver:
         return {"dataset": self.data.name, "task": self.config.task,
                 "config": self.about()["config"] if self.training else vars(self.config),
                 "environment": {**environment(self.device), "precision": self.precision,
-                                "bfloat16_speedup": self.speedup, "processes": parallel.size()},
+                                "bfloat16_speedup": self.speedup, "processes": processes.size()},
                 "fingerprint": self.data.fingerprint, "chosen": self.chosen, "trained": self.trained,
                 "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
                 "seconds": {"training": self.seconds}, "epochs": self.log, "history": self.history, "final": final,
@@ -660,7 +660,7 @@ def say(line: str) -> None:
 
 def warn(line: str) -> None:
     """Print a warning, once however many processes there are."""
-    if not parallel.rank():
+    if not processes.rank():
         print(f"warning: {line}", file=sys.stderr)
 
 
@@ -686,7 +686,7 @@ def derived_seed(*numbers: int) -> int:
 def whole_batch(layer: torch.nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:
     """Forward hook of a layer: in training, its output for the rows of all processes, in the precision of its weights.
     """
-    return parallel.gather(output.to(layer.weight.dtype)) if layer.training else None
+    return processes.gather(output.to(layer.weight.dtype)) if layer.training else None
 
 
 def choose_device(name: str) -> torch.device:
@@ -704,13 +704,13 @@ def choose_device(name: str) -> torch.device:
     if device.type == "cpu":
         return device
     gpus = torch.cuda.device_count()
-    if parallel.size() > 1:
+    if processes.size() > 1:
         if device.index is not None:
-            raise InputError(f"--device {name}: {parallel.size()} processes need a GPU each; use --device auto or cuda")
-        if parallel.local_rank() >= gpus:
+            raise InputError(f"--device {name}: {processes.size()} processes need a GPU each; use --device auto or cuda")
+        if processes.local_rank() >= gpus:
             raise InputError(f"each process needs a GPU of its own, and this PyTorch sees {gpus} here; start fewer "
                              f"processes, or use --device cpu")
-        return torch.device("cuda", parallel.local_rank())
+        return torch.device("cuda", processes.local_rank())
     if (device.index or 0) >= gpus:
         raise InputError(f"--device {name}: this PyTorch sees {gpus} CUDA devices; use --device auto or cpu, "
                          f"or install a CUDA build of PyTorch")
@@ -784,7 +784,7 @@ HELP = {
 
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> dict:
-    with parallel.processes():
+    with processes.processes():
         try:
             return Solver(parse(argv)).train()
         except (MemoryError, RuntimeError) as error:  # torch says so in words where the CPU's memory is short

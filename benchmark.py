@@ -35,13 +35,13 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import baselines
+from benchmarks import baselines
 import metric
-import plots
-from benchmark_table import markdown
-from curves import curves_of
-from errors import InputError, Parser, exit_on_bad_input
-from files import check_writable, write_atomically
+from reporting import plots
+from benchmarks.tables import markdown
+from reporting.curves import curves_of
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import check_writable, write_atomically
 from load_data import Dataset, load_dataset
 
 DEFAULT, OFF = "ours", "ours, progressive off"
@@ -98,8 +98,9 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
     "epochs": {f"{epochs} epochs{name}": {"epoch": epochs, **settings} for epochs in (30, 60, 100, 200)
                for name, settings in (("", {}), (", progressive off", {"use_progressive_hash": False}))},
 }
-CODE = ("ICMR", "model", "loss", "structure", "cca", "precision", "baselines", "evaluation", "metric", "curves",
-        "kernels", "replay")  # files that say what a training gives
+CODE = ("ICMR", "model", "loss", "training/targets", "training/cca", "training/precision", "benchmarks/baselines",
+        "evaluation", "metric", "reporting/curves", "common/hamming_loops",
+        "training/cuda_graph")  # files that say what a training gives
 PATHS = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings that don't change a result
 
 
@@ -158,7 +159,7 @@ def settings_of(job: Job) -> dict:
 @functools.cache
 def code_digest() -> str:
     """Changes with the code that trains."""
-    files = (Path(__file__).with_name(f"{name}.py").read_bytes() for name in CODE)
+    files = ((Path(__file__).parent / f"{name}.py").read_bytes() for name in CODE)
     return hashlib.sha256(b"".join(files)).hexdigest()
 
 
@@ -335,7 +336,8 @@ def main(argv: list[str] | None = None) -> dict:
     if argv[:1] in (["speed"], ["search"]):
         import importlib  # only what is asked for
 
-        return importlib.import_module(f"benchmark_{argv[0]}").main(argv[1:])
+        module = {"speed": "benchmarks.speed", "search": "benchmarks.search_speed"}[argv[0]]
+        return importlib.import_module(module).main(argv[1:])
     parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", choices=(*STUDIES, "speed", "search"), default="methods",

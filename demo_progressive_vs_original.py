@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-import plots
-from curves import reached, variation
-from errors import InputError, Parser, exit_on_bad_input
-from files import check_writable, write_atomically
+from reporting import plots
+from reporting.curves import reached, variation
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import check_writable, write_atomically
 from load_data import load_dataset
-from plots import WAYS, tr
+from reporting.plots import WAYS, tr
 
 NAME = "demo_progressive_vs_original"
 # One precision for all: the one that is measured to be faster could differ between the runs compared.
@@ -209,7 +209,7 @@ def table(rows: list[dict]) -> list[str]:
 
 
 def by_kind(runs: dict[str, list[dict]], x, y) -> dict[str, dict]:
-    """A series of plots.py: ``x`` of a run (the same for all), ``y`` of each run."""
+    """A series of reporting/plots.py: ``x`` of a run (the same for all), ``y`` of each run."""
     return {tr(kind): {"x": x(found[0]), "y": [y(run) for run in found]} for kind, found in runs.items()}
 
 

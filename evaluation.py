@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 import metric
-import parallel
-from curves import code_counts, curves_of, shares
-from errors import InputError
+from common import processes
+from reporting.curves import code_counts, curves_of, shares
+from common.errors import InputError
 from load_data import Dataset, Split
 from model import FusionModel, HashModel
 
@@ -112,14 +112,14 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
         distance = (model.ImageMlp.binarize(x, scale).abs() - 1) ** 2
         error[:] += distance.sum(dim=0, dtype=torch.float64).numpy(force=True)
 
-    part = parallel.part(len(data.retrieval))
+    part = processes.part(len(data.retrieval))
     query, retrieval = encode(model, data.query), encode(model, data.retrieval, part, add_error)
     figures = by_length(model, data, rankings(model, query, retrieval),
-                        lambda histogram: metric.maps_from_histogram(parallel.total(histogram)), part)
+                        lambda histogram: metric.maps_from_histogram(processes.total(histogram)), part)
     for bits, images, texts in zip(model.hash_lens, *(model.split(side).values() for side in query["unpaired"])):
         figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy())
     signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
-    sums = np.stack([parallel.total(error), np.abs(parallel.total(signs.numpy())).sum(axis=0)])
+    sums = np.stack([processes.total(error), np.abs(processes.total(signs.numpy())).sum(axis=0)])
     for bits, means in model.split(torch.from_numpy(sums) / (2 * len(data.retrieval))).items():
         figures[str(bits)] |= dict(zip(("quantization_error", "bit_balance"), means.mean(dim=1).tolist()))
     return figures
@@ -127,7 +127,7 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
 
 def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
     """mAP of both directions in both protocols by cosine: ``["unpaired"]["i2t"]["map@50"]``."""
-    part = parallel.part(len(data.query))
+    part = processes.part(len(data.query))
     query, retrieval = _joined(outputs(model, data.query, part)), _joined(outputs(model, data.retrieval))
     figures: dict[str, dict] = {}
     for protocol, sides in query.items():
@@ -135,20 +135,20 @@ def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
         for way, (asked, stored) in WAYS.items():
             found = metric.evaluate_cosine(sides[asked].numpy(), retrieval[protocol][stored].numpy(),
                                            data.query.label[part], data.retrieval.label)
-            sums = parallel.total(np.array(list(found.values())) * len(sides[asked]))
+            sums = processes.total(np.array(list(found.values())) * len(sides[asked]))
             figures[protocol][way] = dict(zip(found, (sums / len(data.query)).tolist()))
     return figures
 
 
 def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[np.ndarray]]:
-    """The curves of every code length (curves.py), without labels only the histogram; and the unpaired +-1 codes of
+    """The curves of every code length (reporting/curves.py), without labels only the histogram; and the unpaired +-1 codes of
     the longest.
 
     Args:
         scale: that of the codes before the sign, for their histogram.
 
     Returns:
-        What curves.py describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
+        What reporting/curves.py describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
         retrieval texts.
     """
     counts = dict.fromkeys(model.hash_lens, 0)

@@ -33,10 +33,10 @@ import h5py
 import numpy as np
 from tqdm import tqdm
 
-import encoders
-from encoders import IMAGE_SIZE, encode_images, encode_texts, open_image, optional  # encode_*: for Python programs
-from errors import InputError, Parser, exit_on_bad_input
-from files import check_writable, write_atomically
+from extraction import encoders
+from extraction.encoders import IMAGE_SIZE, encode_images, encode_texts, open_image, optional  # encode_*: for Python programs
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import check_writable, write_atomically
 
 if TYPE_CHECKING:
     from PIL.Image import Image

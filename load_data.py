@@ -21,9 +21,9 @@ import h5py
 import numpy as np
 import torch
 
-from array_files import READERS, Array, block_rows, library_errors, open_arrays, read_pickle, wrap
-from errors import InputError, Parser, exit_on_bad_input
-from files import write_atomically
+from formats.arrays import READERS, Array, block_rows, library_errors, open_arrays, read_pickle, wrap
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import write_atomically
 
 T = TypeVar("T")
 SPLITS = ("train", "query", "retrieval")

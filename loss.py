@@ -17,7 +17,7 @@ class ContrastiveLoss(nn.Module):
     The similarities are one matrix product, and any batch size of two pairs or more is meaningful.
 
     NT-Xent counts every other pair as a negative, also those that show the same thing. Where a ``structure`` (B, B) is
-    given, whose rows say how much the other pairs are like pair i (structure.py), the positive s_kp(k) becomes
+    given, whose rows say how much the other pairs are like pair i (training/targets.py), the positive s_kp(k) becomes
 
         (1 - w) * s_kp(k) + w * sum_j structure_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = share
     """

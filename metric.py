@@ -19,8 +19,8 @@ from typing import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from errors import InputError
-from kernels import compiled, count_distances, in_threads
+from common.errors import InputError
+from common.hamming_loops import compiled, count_distances, in_threads
 
 LONGEST = 32767  # bits of a code
 COSINE_PLACES = 12  # decimals up to which cosines are compared

@@ -17,11 +17,11 @@ from markupsafe import Markup
 from matplotlib.figure import Figure
 from PIL import Image
 
-import plots
-from errors import InputError, Parser, exit_on_bad_input
-from files import write_atomically
-from plots import WAYS
-from terminal import labelled
+from reporting import plots
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import write_atomically
+from reporting.plots import WAYS
+from reporting.terminal import labelled
 
 THUMBNAIL = 160  # pixels, the longer side
 STATISTICS = (("loss", "training loss"), ("scale", "scale"), ("mean_abs", "mean |scale · x|"),

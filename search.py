@@ -30,17 +30,17 @@ import pyarrow as pa
 import pyarrow.parquet
 from tqdm import tqdm
 
-import encoders
+from extraction import encoders
 import metric
-import search_page
-import shards
-from errors import InputError, Parser, exit_on_bad_input
-from files import write_atomically
-from gallery import shown
+from reporting import search_page
+from indexing import shards
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import write_atomically
+from reporting.gallery import shown
 from ICMR import choose_device
-from index import SIDECAR, Hits, Index, load_model, read_sidecar
+from indexing.index import SIDECAR, Hits, Index, load_model, read_sidecar
 from load_data import SPLITS, Dataset, attributes, load_dataset
-from terminal import clip, columns_of
+from reporting.terminal import clip, columns_of
 
 OTHER = {"image": "text", "text": "image"}
 

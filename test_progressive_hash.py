@@ -29,12 +29,12 @@ from scipy.stats import norm
 
 import evaluation
 import metric
-import plots
-from curves import code_histogram
-from errors import InputError, Parser, exit_on_bad_input
+from reporting import plots
+from reporting.curves import code_histogram
+from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
 from model import scale_at
-from plots import BLUE, RED, tr
+from reporting.plots import BLUE, RED, tr
 
 DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "64", "--epoch", "40", "--run_name", "test_progressive_hash"]
 STAGES = 6

@@ -1,4 +1,4 @@
-"""baselines.py and cca.py: each part against its formula, and every method on pairs that it has to tell apart."""
+"""benchmarks/baselines.py and training/cca.py: each part against its formula, and every method on pairs that it has to tell apart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch
 from torch.nn.functional import normalize
 
 import metric
-from baselines import CIRH, DJSRH, METHODS, UCCH, UCMFH, GraphNet, itq_rotation
-from cca import CCA, RIDGES, choose_ridge, partner_rank
-from errors import InputError
+from benchmarks.baselines import CIRH, DJSRH, METHODS, UCCH, UCMFH, GraphNet, itq_rotation
+from training.cca import CCA, RIDGES, choose_ridge, partner_rank
+from common.errors import InputError
 
 BITS = 8
 SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8}  # epochs, enough for three clusters

@@ -15,10 +15,10 @@ import torch
 from sklearn.datasets import load_digits
 
 import benchmark
-import benchmark_table
+from benchmarks import tables
 import ICMR
 import metric
-from baselines import METHODS
+from benchmarks.baselines import METHODS
 from load_data import load_dataset
 from toy import write_toy
 
@@ -171,12 +171,12 @@ def test_the_effects_of_the_scale():
                   entry(0.41, 0.2, jumping, [.1, .2, .3, .4, .3, .41])]}
     on = {"16": [entry(0.43, 0.01, straight, [.1, .39, .4, .41, .42, .43]),
                  entry(0.46, 0.01, straight, [.1, .4, .4, .41, .42, .43])]}
-    text = "\n".join(benchmark_table.effects(on, off))
+    text = "\n".join(tables.effects(on, off))
     assert "| mAP@all, unpaired | +4.00 ± 1.00 | +4.00 ± 1.00 |" in text  # +3 and +5; their standard error is 1
     assert "| quantization error, ratio | 0.050 | 0.050 |" in text
     assert "| epochs to 95 % of off's last mAP@all | 40.00 ± 0.00 | 20.00 ± 0.00 |" in text
     assert "| epochs to 95 % of its own last mAP@all | 40.00 ± 0.00 | 40.00 ± 0.00 |" in text
-    assert benchmark_table.variation(straight) == 0 and benchmark_table.variation(jumping) == pytest.approx(4)
+    assert tables.variation(straight) == 0 and tables.variation(jumping) == pytest.approx(4)
 
 
 def test_the_recall_of_partners_where_it_was_measured():
@@ -186,10 +186,10 @@ def test_the_recall_of_partners_where_it_was_measured():
                        for recall in recalls]}
 
     on, off, other = found(0.3, 0.5), found(0.4, 0.5), {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6)]}
-    text = "\n".join(benchmark_table.effects(on, off))
+    text = "\n".join(tables.effects(on, off))
     assert "| R@1 of the partner | -5.00 ± 5.00 | -5.00 ± 5.00 |" in text
-    assert "partner" not in "\n".join(benchmark_table.effects(on, other))
-    rows = benchmark_table.recalls({"ours": on, "older": other}, ["16"])
+    assert "partner" not in "\n".join(tables.effects(on, other))
+    rows = tables.recalls({"ours": on, "older": other}, ["16"])
     assert rows[0] == "| | R@1 16 | R@10 16 |"
     assert rows[2:] == ["| ours | 40.0 ± 14.1 | 55.0 ± 14.1 |", "| older |  |  |"]
 

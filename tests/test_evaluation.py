@@ -11,7 +11,7 @@ import torch
 import evaluation
 import ICMR
 import metric
-from curves import curves_of
+from reporting.curves import curves_of
 from toy import toy_arguments, write_toy
 
 

@@ -17,9 +17,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import encoders
+from extraction import encoders
 import extract_features as ef
-from errors import InputError
+from common.errors import InputError
 from load_data import load_dataset
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from errors import InputError
-from files import write_atomically
+from common.errors import InputError
+from common.atomic_files import write_atomically
 
 
 def write(file):

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 import torch
 
-import checkpoint
+from training import checkpoint
 import ICMR
 import metric
 from load_data import load_dataset
 from loss import ContrastiveLoss
-from structure import nearest_codes, structure_targets
+from training.targets import nearest_codes, structure_targets
 from toy import toy_arguments, write_toy
 
 ROOT = Path(__file__).parents[1]

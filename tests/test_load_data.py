@@ -17,8 +17,8 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from array_files import open_arrays
-from errors import InputError
+from formats.arrays import open_arrays
+from common.errors import InputError
 from load_data import SPLITS, Dataset, attributes, dataset_from_arrays, load_dataset, main, save_hdf5
 
 ROOT = Path(__file__).parents[1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loss import BalancedContrastiveLoss, ContrastiveLoss
-from structure import contrast_temperatures, nearest_codes, shared_space, structure_targets, structure_temperature
+from training.targets import contrast_temperatures, nearest_codes, shared_space, structure_targets, structure_temperature
 
 
 def naive(image, text, temperature, structure=None, share=0.0):

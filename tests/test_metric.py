@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score
 
-import kernels
+from common import hamming_loops
 import metric
-from errors import InputError
+from common.errors import InputError
 
 # ----------------------------------------------------------------------- references, float64, no numpy tricks
 
@@ -205,7 +205,7 @@ def test_histogram_does_not_depend_on_the_chunk_size(monkeypatch, rows):
 
 @pytest.mark.parametrize("threads", [1, 2])
 def test_histogram_of_many_items_in_several_threads(threads):
-    query_codes, codes, query_labels, labels = problem = random_problem(130, 2 * kernels._ITEMS + 5, 20, 6)
+    query_codes, codes, query_labels, labels = problem = random_problem(130, 2 * hamming_loops._ITEMS + 5, 20, 6)
     relevant = query_labels.astype(int) @ labels.T > 0
     key = 2 * metric.hamming_distance(query_codes, codes) + relevant
     expected = [np.bincount(row, minlength=2 * 21).reshape(21, 2) for row in key]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import ICMR
-import parallel
+from common import processes
 from toy import write_toy
 
 ROOT = Path(__file__).parents[1]
@@ -108,28 +108,28 @@ def children(pid):
 
 @pytest.mark.parametrize("rows, size", [(10, 3), (7, 7), (2, 3), (0, 2), (18015, 16)])
 def test_the_parts_cover_all_rows_evenly(monkeypatch, rows, size):
-    monkeypatch.setattr(parallel, "size", lambda: size)
+    monkeypatch.setattr(processes, "size", lambda: size)
     taken = []
     for rank in range(size):
-        monkeypatch.setattr(parallel, "rank", lambda: rank)
-        taken.append(list(range(rows))[parallel.part(rows)])
+        monkeypatch.setattr(processes, "rank", lambda: rank)
+        taken.append(list(range(rows))[processes.part(rows)])
     assert sum(taken, []) == list(range(rows))
     assert max(map(len, taken)) - min(map(len, taken)) <= 1
 
 
 def test_one_process_is_left_alone():
     x = torch.randn(3, 2, requires_grad=True)
-    assert parallel.gather(x) is x and parallel.rank() == 0 and parallel.size() == 1
-    assert parallel.any_of_all(True) and not parallel.any_of_all(False)
+    assert processes.gather(x) is x and processes.rank() == 0 and processes.size() == 1
+    assert processes.any_of_all(True) and not processes.any_of_all(False)
 
 
 def test_averaging_waits_for_no_number_from_the_device(monkeypatch):
-    monkeypatch.setattr(parallel, "size", lambda: 2)
-    monkeypatch.setattr(parallel.dist, "all_reduce", lambda tensor: None)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(processes.dist, "all_reduce", lambda tensor: None)
     weight = torch.zeros(3, 2, device="meta", requires_grad=True)  # on a device whose tensors have no values to read
     weight.sum().backward()
-    parallel.average_gradients([weight])
-    assert parallel.any_of_all(True) and not parallel.any_of_all(False)
+    processes.average_gradients([weight])
+    assert processes.any_of_all(True) and not processes.any_of_all(False)
 
 
 @pytest.mark.parametrize("device, message", [("auto", "sees 1 here; start fewer processes"),
@@ -137,23 +137,23 @@ def test_averaging_waits_for_no_number_from_the_device(monkeypatch):
 def test_processes_without_a_gpu_each_are_refused(monkeypatch, device, message):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    monkeypatch.setattr(parallel, "size", lambda: 2)
-    monkeypatch.setattr(parallel, "local_rank", lambda: 0)
+    monkeypatch.setattr(processes, "size", lambda: 2)
+    monkeypatch.setattr(processes, "local_rank", lambda: 0)
     assert ICMR.choose_device("auto") == torch.device("cuda:0")
-    monkeypatch.setattr(parallel, "local_rank", lambda: 1)
+    monkeypatch.setattr(processes, "local_rank", lambda: 1)
     with pytest.raises(ICMR.InputError, match=message):
         ICMR.choose_device(device)
 
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(folder, monkeypatch):
-    monkeypatch.setattr(parallel, "size", lambda: 3)
+    monkeypatch.setattr(processes, "size", lambda: 3)
     with pytest.raises(ICMR.InputError, match="multiple of 3"):
         ICMR.Solver(ICMR.Config(dataset="toy", data_dir=str(folder / "data"), batch_size=64, device="cpu"))
 
 
 if __name__ == "__main__":  # under torchrun, by the first test
-    with parallel.processes():
+    with processes.processes():
         for case in CASES:
             result = one_step(Path(sys.argv[1]), case)
-            if parallel.rank() == 0:
+            if processes.rank() == 0:
                 torch.save(result, Path(sys.argv[1]) / f"{case}.pt")

@@ -9,12 +9,12 @@ from PIL import Image
 from scipy.integrate import quad
 from scipy.stats import norm
 
-import curves
+from reporting import curves
 import demo_progressive_vs_original as demo
 import metric
-import plots
+from reporting import plots
 import test_progressive_hash as stages_script
-from errors import InputError
+from common.errors import InputError
 from toy import write_toy
 
 SERIES = {"a": {"x": [16, 32], "y": [[0.1, 0.2], [0.3, 0.6]]}, "b": {"x": [16, 32], "y": [[0.5, 0.4]]}}

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import ICMR
-import replay
-from replay import Replayed
+from training import cuda_graph
+from training.cuda_graph import Replayed
 from toy import toy_arguments, write_toy
 
 CASES = {"default": [], "bfloat16": ["--precision", "bfloat16"], "balanced": ["--loss", "balanced"],
@@ -73,9 +73,9 @@ def test_inputs_are_passed_on_and_outputs_stay_what_they_were(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(Replayed, "beside", lambda self, step: step(*self.inputs))
     made, collected = Replayed(torch.device("cpu")), []
-    outputs = [made(step, torch.arange(3.0) + number, 0.5 * number) for number in range(2 * replay.EAGER + 1)]
+    outputs = [made(step, torch.arange(3.0) + number, 0.5 * number) for number in range(2 * cuda_graph.EAGER + 1)]
     assert made.graph is not None
-    assert collected == [True] * replay.EAGER + [False] + [True] * (replay.EAGER + 1)  # the fourth call is the record
+    assert collected == [True] * cuda_graph.EAGER + [False] + [True] * (cuda_graph.EAGER + 1)  # the fourth call is the record
     for number, output in enumerate(outputs):
         assert torch.equal(output, (torch.arange(3.0) + number) * (0.5 * number))
 
@@ -112,8 +112,8 @@ def test_a_solver_goes_when_it_is_no_longer_used(small):
 @pytest.mark.parametrize("name", CASES)
 def test_replayed_training_is_that_of_single_calls_to_the_bit(small, monkeypatch, name):
     found = []
-    for eager in (10**9, replay.EAGER):
-        monkeypatch.setattr(replay, "EAGER", eager)
+    for eager in (10**9, cuda_graph.EAGER):
+        monkeypatch.setattr(cuda_graph, "EAGER", eager)
         made = solver(small, *CASES[name], device="cuda")
         found.append(epochs(made))
         assert (made.replayed.graph is None) == (eager == 10**9)

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import checkpoint
-import gallery
+from training import checkpoint
+from reporting import gallery
 import ICMR
 import metric
-import plots
+from reporting import plots
 import report
-import terminal
+from reporting import terminal
 from load_data import load_dataset
 from test_plots import error_line, make_data, settings
 

@@ -19,17 +19,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import benchmark_search
-import checkpoint
-import encoders
-import hamming_search
-import index as index_module
+from benchmarks import search_speed
+from training import checkpoint
+from extraction import encoders
+from indexing import nearest
+from indexing import index as index_module
 import load_data
 import metric
 import search
-import search_page
-from errors import InputError
-from index import Index
+from reporting import search_page
+from common.errors import InputError
+from indexing.index import Index
 from model import FusionModel, HashModel
 from toy import write_toy
 
@@ -90,15 +90,15 @@ def arrays(drawn):
 @pytest.mark.parametrize("width", [1, 2, 4, 6, 8, 16, 33])  # 33 bytes: distances beyond 255
 def test_the_exact_search_is_exact_over_many_blocks(width, monkeypatch):
     """Codes that get ever nearer make candidates in every block; few different codes make ties."""
-    monkeypatch.setattr(hamming_search, "_QUERIES", 30)
-    monkeypatch.setattr(hamming_search, "_BLOCK", 700)
+    monkeypatch.setattr(nearest, "_QUERIES", 30)
+    monkeypatch.setattr(nearest, "_BLOCK", 700)
     random = np.random.default_rng(width)
     queries = random.integers(0, 256, (70, width), dtype=np.uint8)
     codes = random.integers(0, 256, (20, width), dtype=np.uint8)[random.integers(0, 20, 3000)]
     codes[2000:] = queries[random.integers(0, 70, 1000)] ^ np.repeat(np.arange(10, 0, -1, dtype=np.uint8), 100)[:, None]
     distance, order = brute_force(queries, codes)
     for topk in (1, 7, 60):
-        near, row = hamming_search.Flat(codes, 5).nearest(queries, topk)
+        near, row = nearest.Flat(codes, 5).nearest(queries, topk)
         np.testing.assert_array_equal(row, order[:, :topk] + 5)
         np.testing.assert_array_equal(near, np.take_along_axis(distance, order, 1)[:, :topk])
 
@@ -111,7 +111,7 @@ def test_threads_share_the_codes_or_the_queries():
     try:
         for threads in (1, 3):
             torch.set_num_threads(threads)
-            answers.append([hamming_search.Flat(codes).nearest(codes[:queries], 20) for queries in (2, 4)])
+            answers.append([nearest.Flat(codes).nearest(codes[:queries], 20) for queries in (2, 4)])
     finally:
         torch.set_num_threads(before)
     for one, three in zip(*answers):
@@ -125,15 +125,15 @@ def test_shards_merge_to_what_one_search_and_brute_force_find(drawn, more):
     queries, codes = arrays(drawn)
     topk, radius = more.draw(st.integers(1, len(codes))), more.draw(st.integers(0, 8 * codes.shape[1]))
     cuts = sorted(more.draw(st.lists(st.integers(0, len(codes)), max_size=4)))
-    shards = [hamming_search.Flat(codes[start:stop], start)
+    shards = [nearest.Flat(codes[start:stop], start)
               for start, stop in zip([0, *cuts], [*cuts, len(codes)])]  # some of them empty
-    whole, (distance, order) = hamming_search.Flat(codes), brute_force(queries, codes)
+    whole, (distance, order) = nearest.Flat(codes), brute_force(queries, codes)
     for found in (whole.nearest(queries, topk),
-                  hamming_search.merge_nearest([shard.nearest(queries, topk) for shard in shards], topk)):
+                  nearest.merge_nearest([shard.nearest(queries, topk) for shard in shards], topk)):
         np.testing.assert_array_equal(found[1], order[:, :topk])
         np.testing.assert_array_equal(found[0], np.take_along_axis(distance, order, 1)[:, :topk])
     for limits, near, row in (whole.within(queries, radius),
-                              hamming_search.merge_within([shard.within(queries, radius) for shard in shards])):
+                              nearest.merge_within([shard.within(queries, radius) for shard in shards])):
         for query in range(len(queries)):
             part = slice(limits[query], limits[query + 1])
             expected = [r for r in order[query] if distance[query, r] <= radius]
@@ -152,18 +152,18 @@ def test_codes_as_bit_strings_of_a_database_keep_bits_and_distances(rows):
                np.unpackbits(codes, axis=1, count=bits, bitorder="little") + np.uint8(ord("0"))]
     assert strings == ["".join("1" if bit else "0" for bit in row) for row in rows]
     differing = (int(strings[0], 2) ^ int(strings[1], 2)).bit_count()
-    assert hamming_search.Flat(codes[1:2]).nearest(codes[:1], 1)[0].item() == differing
+    assert nearest.Flat(codes[1:2]).nearest(codes[:1], 1)[0].item() == differing
 
 
-@pytest.mark.parametrize("kind", hamming_search.KINDS[1:])
+@pytest.mark.parametrize("kind", nearest.KINDS[1:])
 def test_approximate_indexes_find_most_of_it_in_the_same_order(kind):
     random = np.random.default_rng(1)
     centres = random.integers(0, 256, (40, 8), dtype=np.uint8)
     noise = np.packbits(random.random((3020, 64)) < 0.1, axis=1)
     all_codes = centres[random.integers(0, 40, 3020)] ^ noise
     queries, codes = all_codes[:20], all_codes[20:]
-    made = hamming_search.make(kind, codes, hamming_search.parameters(kind, len(codes), 64))
-    distance, row = hamming_search.Approximate(codes, made).nearest(queries, 10)
+    made = nearest.make(kind, codes, nearest.parameters(kind, len(codes), 64))
+    distance, row = nearest.Approximate(codes, made).nearest(queries, 10)
     full, order = brute_force(queries, codes)
     np.testing.assert_array_equal(distance, np.take_along_axis(full, row, 1))
     assert all(list(zip(d, r)) == sorted(set(zip(d, r))) for d, r in zip(distance, row))
@@ -172,15 +172,15 @@ def test_approximate_indexes_find_most_of_it_in_the_same_order(kind):
 
 def test_an_index_that_finds_too_few_says_so():
     codes = np.array([[0, 0]] * 3 + [[255, 255]] * 3, np.uint8)
-    made = hamming_search.make("hash", codes, {"b": 8, "nflip": 0})
-    distance, row = hamming_search.Approximate(codes, made).nearest(codes[:1], 5)
+    made = nearest.make("hash", codes, {"b": 8, "nflip": 0})
+    distance, row = nearest.Approximate(codes, made).nearest(codes[:1], 5)
     assert row.tolist() == [[0, 1, 2, -1, -1]] and distance[0, :3].tolist() == [0, 0, 0]
     x = np.where(np.unpackbits(codes[:1], axis=1, bitorder="little"), 1.0, -1.0)
-    assert hamming_search.rerank(x, codes, distance, row, 4)[1].tolist() == [[0, 1, 2, -1]]
+    assert nearest.rerank(x, codes, distance, row, 4)[1].tolist() == [[0, 1, 2, -1]]
 
 
 def test_parameters_follow_the_size():
-    of = hamming_search.parameters
+    of = nearest.parameters
     assert of("ivf", 10**6, 64) == {"nlist": 1024, "nprobe": 16} and of("ivf", 1, 64) == {"nlist": 1, "nprobe": 1}
     assert of("ivf", 10**7, 64) == {"nlist": 4096, "nprobe": 16}
     assert of("hash", 10**6, 64) == {"b": 12, "nflip": 2} and of("hash", 10**7, 8) == {"b": 8, "nflip": 2}
@@ -191,8 +191,8 @@ def test_rerank_is_the_inner_product_with_the_codes():
     random = np.random.default_rng(2)
     signs = random.choice([-1, 1], (60, BITS))
     codes, x = metric.pack_codes(signs), random.normal(size=(3, BITS)).astype(np.float32)
-    distance, row = hamming_search.Flat(codes).nearest(metric.pack_codes(metric.sign_codes(x)), 30)
-    near, got, score = hamming_search.rerank(x, codes, distance, row, 5)
+    distance, row = nearest.Flat(codes).nearest(metric.pack_codes(metric.sign_codes(x)), 30)
+    near, got, score = nearest.rerank(x, codes, distance, row, 5)
     for query in range(3):
         product = signs @ x[query].astype(float)
         best = sorted(row[query], key=lambda r: (round(-product[r], 9), r))[:5]
@@ -231,7 +231,7 @@ def test_an_index_holds_the_models_codes_in_the_order_of_ids(toy, data, build, m
     assert both.about["modality"] == "both" and both.items is None and both.ids.tolist() == list(range(ITEMS))
 
 
-@pytest.mark.parametrize("kind", hamming_search.KINDS)
+@pytest.mark.parametrize("kind", nearest.KINDS)
 @pytest.mark.parametrize("first", ["early ids", "any ids"])
 def test_adding_is_building_at_once(data, build, tmp_path, kind, first):
     order = np.argsort(data.retrieval.index) if first == "early ids" else np.arange(ITEMS)
@@ -379,8 +379,8 @@ import os, shutil, signal, sys
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
-import index
-from index import Index
+from indexing import index
+from indexing.index import Index
 index.CHUNK = 30
 folder, model, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 random = np.random.default_rng(0)
@@ -775,17 +775,17 @@ def test_torchrun_gives_the_answer_of_one_process(cli, capsys, tmp_path):
 
 def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monkeypatch):
     for name, value in (("SECONDS", 0.001), ("READ_BYTES", 1 << 20), ("ENCODED", 100)):
-        monkeypatch.setattr(benchmark_search, name, value)
-    monkeypatch.setattr(benchmark_search, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
+        monkeypatch.setattr(search_speed, name, value)
+    monkeypatch.setattr(search_speed, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
     (tmp_path / "hash").mkdir()
     shutil.copy(toy / "toy_hash_12.pth", tmp_path / "hash")
     out = tmp_path / "out.json"
     arguments = ["--dataset", "toy", "--data_dir", str(toy / "data"), "--checkpoint_dir", str(tmp_path), "--bits", "12",
                  "--sizes", "2000", "--out", str(out)]
-    benchmark_search.main(arguments)
+    search_speed.main(arguments)
     result = json.loads(out.read_text())
     figures = {row["index"]: row for row in result["figures"]}
-    assert tuple(figures) == benchmark_search.INDEXES
+    assert tuple(figures) == search_speed.INDEXES
     for kind in ("numpy", "flat"):
         assert figures[kind]["recall@10"] == figures[kind]["recall@100"] == 1 and figures[kind]["of_limit"]["1"] > 0
         assert figures[kind]["bytes_on_disk"] == 2000 * 2
@@ -796,14 +796,14 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
     for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"], ["--seed", "-1"], ["--out", str(tmp_path)]):
         with pytest.raises(SystemExit) as stop:
-            benchmark_search.main([*arguments, *bad])
+            search_speed.main([*arguments, *bad])
         assert stop.value.code == 2
 
 
 def test_noise_flips_as_many_bits_as_asked():
     real = np.random.default_rng(3).integers(0, 256, (5, 8), dtype=np.uint8)
-    made = benchmark_search.noisy(real, 4000, 0.1, np.random.default_rng(0), np.empty((4000, 8), np.uint8))
-    nearest, _ = hamming_search.Flat(real).nearest(made, 1)
+    made = search_speed.noisy(real, 4000, 0.1, np.random.default_rng(0), np.empty((4000, 8), np.uint8))
+    nearest, _ = nearest.Flat(real).nearest(made, 1)
     assert abs(nearest.mean() / 64 - 0.1) < 0.01
 
 

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-import benchmark_speed
+from benchmarks import speed
 import ICMR
 import load_data
 import metric
-import precision
+from training import precision
 from loss import ContrastiveLoss
 from toy import toy_arguments, write_toy
 
@@ -198,7 +198,7 @@ def test_small_models_are_not_timed(monkeypatch):
 def test_the_references_loss_is_ours():
     torch.manual_seed(0)
     image, text = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
-    assert benchmark_speed.reference_loss(image, text).item() == pytest.approx(
+    assert speed.reference_loss(image, text).item() == pytest.approx(
         ContrastiveLoss(temperature=0.5)(image, text).item(), rel=1e-12)
 
 
@@ -210,12 +210,12 @@ def test_the_references_map_is_ours_where_nothing_ties():
         flipped = np.arange(60) < np.arange(61)[:, None]  # item j differs in j bits
         retrieval = np.where(flipped, -query[row], query[row])[random.permutation(61)]
         one = query[row:row + 1], retrieval, labels[0][row:row + 1], labels[1]
-        assert benchmark_speed.reference_map(*one) == pytest.approx(metric.mean_average_precision(*one), rel=1e-12)
+        assert speed.reference_map(*one) == pytest.approx(metric.mean_average_precision(*one), rel=1e-12)
 
 
 def test_the_benchmark_runs(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(benchmark_speed, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
-    results = benchmark_speed.main(["--quick", "--device", "cpu", "--results_dir", str(tmp_path)])
+    monkeypatch.setattr(speed, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
+    results = speed.main(["--quick", "--device", "cpu", "--results_dir", str(tmp_path)])
     assert json.loads((tmp_path / "speed.json").read_text()) == results
     assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "speed.json")
     assert all(np.isfinite(ratio) and ratio > 0 for ratio in results["ratios"].values())
@@ -224,5 +224,5 @@ def test_the_benchmark_runs(tmp_path, capsys, monkeypatch):
 
 def test_the_benchmark_refuses_bad_options_in_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
-        benchmark_speed.main(["--turns", "0", "--results_dir", str(tmp_path)])
+        speed.main(["--turns", "0", "--results_dir", str(tmp_path)])
     assert stop.value.code == 2 and "--turns" in capsys.readouterr().err

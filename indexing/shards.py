@@ -14,8 +14,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-import hamming_search
-import parallel
+from indexing import nearest
+from common import processes
 
 _NEAREST, _WITHIN, _STOP = range(3)
 
@@ -31,23 +31,23 @@ def is_first() -> bool:
 
 
 class Sharded:
-    """A :class:`hamming_search.Searcher` over the ranges of all processes of the default process group.
+    """A :class:`nearest.Searcher` over the ranges of all processes of the default process group.
 
     The first process asks, with ``nearest`` and ``within``, and ends with ``stop``; the others call ``serve``.
     """
 
     def __init__(self, codes: np.ndarray):
         """Take this process's range of ``codes``, the packed codes (n, bytes) of the whole database."""
-        self.rank, part = parallel.rank(), parallel.part(len(codes))
-        self.shard, self.width = hamming_search.Flat(codes[part], part.start), codes.shape[1]
+        self.rank, part = processes.rank(), processes.part(len(codes))
+        self.shard, self.width = nearest.Flat(codes[part], part.start), codes.shape[1]
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`hamming_search.Searcher.nearest`; exact."""
+        """As :meth:`nearest.Searcher.nearest`; exact."""
         self._ask(_NEAREST, queries, topk)
         return self._nearest(queries, topk)
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """As :meth:`hamming_search.Searcher.within`; exact."""
+        """As :meth:`nearest.Searcher.within`; exact."""
         self._ask(_WITHIN, queries, radius)
         return self._within(queries, radius)
 
@@ -76,13 +76,13 @@ class Sharded:
         distance, row = self.shard.nearest(queries, topk)
         parts = zip(_gather(distance.ravel()), _gather(row.ravel()))
         if self.rank == 0:
-            return hamming_search.merge_nearest([tuple(array.reshape(len(queries), -1) for array in part)
+            return nearest.merge_nearest([tuple(array.reshape(len(queries), -1) for array in part)
                                                  for part in parts], topk)
 
     def _within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         parts = list(zip(*map(_gather, self.shard.within(queries, radius))))
         if self.rank == 0:
-            return hamming_search.merge_within(parts)
+            return nearest.merge_within(parts)
 
 
 def _gather(array: np.ndarray) -> list[np.ndarray]:

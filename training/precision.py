@@ -7,7 +7,7 @@ import time
 import torch
 from torch import nn
 
-import parallel
+from common import processes
 
 SETTINGS = ("auto", "float32", "bfloat16")
 ENOUGH = 1.2  # times as fast: what autocast has to gain to be worth coarser numbers
@@ -25,7 +25,7 @@ def choose(setting: str, model: nn.Module, rows: int, device: torch.device) -> t
     layers = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     if 6 * rows * sum(layer.weight.numel() for layer in layers) < SMALL:
         return "float32", None
-    speedup = float(parallel.of_all(torch.tensor(measure(layers, rows, device)))[0])
+    speedup = float(processes.of_all(torch.tensor(measure(layers, rows, device)))[0])
     return "bfloat16" if speedup >= ENOUGH else "float32", speedup
 
 

@@ -13,7 +13,7 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from cca import CCA, HELD_OUT
+from training.cca import CCA, HELD_OUT
 
 DIMENSIONS = 128
 RIDGE = 0.5  # of a modality's mean variance
@@ -24,7 +24,7 @@ SAMPLE = 8  # batches that the structure temperature is measured on
 
 
 def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
-    """Both modalities of training pairs, (n, d_i) and (n, d_t), in the space of what they have in common (cca.py).
+    """Both modalities of training pairs, (n, d_i) and (n, d_t), in the space of what they have in common (training/cca.py).
 
     Each canonical direction is weighted by its correlation, so that what only one modality shows counts little.
 

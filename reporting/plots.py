@@ -22,8 +22,8 @@ from matplotlib.backends import BackendFilter, backend_registry
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from errors import InputError
-from files import write_atomically
+from common.errors import InputError
+from common.atomic_files import write_atomically
 
 COLUMN, PAGE = 3.4, 7.0  # inches: the width of one column of a paper, and of both
 DPI = 200
@@ -224,7 +224,7 @@ def map_against_epoch(panels: dict[str, dict], ylabel: str = "mAP@all") -> Figur
 
 @styled
 def precision_recall(panels: dict[str, dict]) -> Figure:
-    """Precision (y) at recall levels (x), from curves.py."""
+    """Precision (y) at recall levels (x), from reporting/curves.py."""
     figure = draw_panels(panels, tr("recall"), tr("precision"))
     figure.axes[0].set_xlim(0, 1)
     figure.axes[0].set_ylim(0, None)
@@ -233,7 +233,7 @@ def precision_recall(panels: dict[str, dict]) -> Figure:
 
 @styled
 def precision_at_n(panels: dict[str, dict]) -> Figure:
-    """Precision of the first N (y) against N (x), from curves.py."""
+    """Precision of the first N (y) against N (x), from reporting/curves.py."""
     figure = draw_panels(panels, tr("N (items retrieved)"), tr("precision@N"), markers=True)
     for axes in figure.axes:
         axes.set_xscale("log")

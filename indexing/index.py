@@ -36,11 +36,11 @@ import pyarrow as pa
 import torch
 from numpy.typing import ArrayLike
 
-import checkpoint
-import hamming_search
+from training import checkpoint
+from indexing import nearest
 import metric
-from errors import InputError
-from files import check_writable, write_atomically
+from common.errors import InputError
+from common.atomic_files import check_writable, write_atomically
 from load_data import LARGEST
 from model import HashModel
 
@@ -75,7 +75,7 @@ class Index:
     """An index folder, opened. ``about`` is the content of its ``index.json``."""
 
     def __init__(self, folder: Path, about: dict, model: HashModel, codes: np.ndarray, ids: np.ndarray,
-                 items: pa.Table | None, searcher: hamming_search.Searcher):
+                 items: pa.Table | None, searcher: nearest.Searcher):
         self.folder, self.about, self.model = folder, about, model
         self.codes, self.ids, self.items, self.searcher = codes, ids, items, searcher
 
@@ -110,8 +110,8 @@ class Index:
         Raises:
             InputError: what was given is unsound, or can't be written; the index that was there is unchanged.
         """
-        if kind not in hamming_search.KINDS:
-            raise InputError(f"--index {kind}: expected one of {', '.join(hamming_search.KINDS)}")
+        if kind not in nearest.KINDS:
+            raise InputError(f"--index {kind}: expected one of {', '.join(nearest.KINDS)}")
         if not _is_source(source or {}):
             raise InputError("source: expected a dictionary that JSON can hold, whose dataset, if it has one, comes with "
                              "path, split and fingerprint")
@@ -134,9 +134,9 @@ class Index:
             version.write("ids.npy", lambda file: np.save(file, ids[order]))
             _write_items(version, table, order)
             codes = np.load(version.path("codes.npy"), mmap_mode="r")
-            version.about["parameters"] = hamming_search.parameters(kind, count, 8 * codes.shape[1])
+            version.about["parameters"] = nearest.parameters(kind, count, 8 * codes.shape[1])
             if kind != "flat":
-                _write_faiss(version, hamming_search.make(kind, codes, version.about["parameters"]))
+                _write_faiss(version, nearest.make(kind, codes, version.about["parameters"]))
             version.publish(count)
         return cls.load(folder)
 
@@ -186,13 +186,13 @@ class Index:
             version.write("codes.npy", moved)
             version.write("ids.npy", lambda file: np.save(file, everything[order]))
             _write_items(version, items, order)
-            version.about["parameters"] = hamming_search.parameters(kind, total, 8 * codes.shape[1])
+            version.about["parameters"] = nearest.parameters(kind, total, 8 * codes.shape[1])
             if kind != "flat":
                 if version.about["parameters"] == chosen and ids.min() > self.ids[-1]:
                     index = _read_faiss(self._path("faiss.index"), self.about)
-                    hamming_search.add(index, codes[order[old:] - old])
+                    nearest.add(index, codes[order[old:] - old])
                 else:  # rows have moved, or the index has outgrown its parameters
-                    index = hamming_search.make(kind, np.load(version.path("codes.npy"), mmap_mode="r"),
+                    index = nearest.make(kind, np.load(version.path("codes.npy"), mmap_mode="r"),
                                                 version.about["parameters"])
                 _write_faiss(version, index)
             version.about["source"] = {**self.about["source"], "added": self.about["source"].get("added", 0) + count}
@@ -212,7 +212,7 @@ class Index:
 
     @classmethod
     def load(cls, folder: str | os.PathLike,
-             searcher: Callable[[np.ndarray], hamming_search.Searcher] | None = None) -> Index:
+             searcher: Callable[[np.ndarray], nearest.Searcher] | None = None) -> Index:
         """Open an index; codes, ids and captions are memory-mapped.
 
         Args:
@@ -233,7 +233,7 @@ class Index:
                     raise  # else another process has replaced the version that was being read
 
     @classmethod
-    def _open(cls, folder: Path, about: dict, searcher: Callable[[np.ndarray], hamming_search.Searcher] | None
+    def _open(cls, folder: Path, about: dict, searcher: Callable[[np.ndarray], nearest.Searcher] | None
               ) -> Index:
         inside = folder / about["version"]
         for name, file in about["files"].items():
@@ -258,9 +258,9 @@ class Index:
         if searcher is not None:
             answers = searcher(codes)
         elif about["kind"] == "flat":
-            answers = hamming_search.Flat(codes)
+            answers = nearest.Flat(codes)
         else:
-            answers = hamming_search.Approximate(codes, _read_faiss(inside / "faiss.index", about))
+            answers = nearest.Approximate(codes, _read_faiss(inside / "faiss.index", about))
         return cls(folder, about, model, codes, ids, items, answers)
 
     def verify(self) -> None:
@@ -309,8 +309,8 @@ class Index:
         distance, row = self.searcher.nearest(_pack(x), rerank or topk)
         score = None
         if rerank is not None:
-            distance, row, score = hamming_search.rerank(x, self.codes, distance, row, topk)
-        return Hits(np.where(row == hamming_search.NOTHING, -1, self.ids[row]), distance, score)
+            distance, row, score = nearest.rerank(x, self.codes, distance, row, topk)
+        return Hits(np.where(row == nearest.NOTHING, -1, self.ids[row]), distance, score)
 
     def query_radius(self, image: ArrayLike | None = None, text: ArrayLike | None = None,
                      radius: int = 0) -> list[Hits]:
@@ -570,7 +570,7 @@ def read_sidecar(folder: Path) -> dict:
     try:
         about = json.loads(path.read_text("utf-8"))
         sound = (about["format"] == FORMAT and re.fullmatch(r"v\d+", about["version"]) is not None
-                 and about["kind"] in hamming_search.KINDS
+                 and about["kind"] in nearest.KINDS
                  and all(type(about[key]) is int and about[key] > 0 for key in ("bits", "count"))
                  and {"codes.npy", "ids.npy", "model.pth"} <= about["files"].keys()
                  and (about["kind"] == "flat") == ("faiss.index" not in about["files"])
@@ -664,7 +664,7 @@ def _write_faiss(version: _Version, index: faiss.IndexBinary) -> None:
 def _read_faiss(path: Path, about: dict) -> faiss.IndexBinary:
     try:
         index = faiss.read_index_binary(str(path))
-        hamming_search.configure(index, about["parameters"])
+        nearest.configure(index, about["parameters"])
     except (RuntimeError, KeyError, AttributeError, TypeError, OverflowError) as error:
         raise _damaged(path, f"not a faiss index of kind {about['kind']}") from error
     if index.ntotal != about["count"] or index.code_size != -(-about["bits"] // 8):

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-from errors import InputError
-from files import write_atomically
+from common.errors import InputError
+from common.atomic_files import write_atomically
 from model import FusionModel, HashModel
 
 FORMAT = 1
 
 
 def save(path: str | os.PathLike, content: dict) -> Path:
-    """Save a checkpoint, whole or not at all. Raises :class:`InputError` as :func:`files.write_atomically` does."""
+    """Save a checkpoint, whole or not at all. Raises :class:`InputError` as :func:`atomic_files.write_atomically` does."""
     return write_atomically(path, lambda file: torch.save({"format": FORMAT, **content}, file))
 
 

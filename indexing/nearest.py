@@ -3,7 +3,7 @@
 Codes are uint8 rows from ``metric.pack_codes``. Every search orders its results by distance and, among equal distances,
 by row: whoever splits the rows and merges the answers gets the same answer.
 
-The exact search (:func:`kernels.find_nearest`) runs on the code array where it is, also a memory-mapped one, and needs
+The exact search (:func:`hamming_loops.find_nearest`) runs on the code array where it is, also a memory-mapped one, and needs
 next to no memory besides. Radius searches and the approximate indexes are faiss's.
 """
 
@@ -18,7 +18,7 @@ import faiss
 import numpy as np
 import torch
 
-from kernels import find_nearest, in_threads
+from common.hamming_loops import find_nearest, in_threads
 
 KINDS = ("flat", "ivf", "hnsw", "hash")
 NOTHING = -1  # the row where an approximate index found fewer than asked for
@@ -166,7 +166,7 @@ def rerank(x: np.ndarray, codes: np.ndarray, distance: np.ndarray, row: np.ndarr
 
 
 def parameters(kind: str, count: int, bits: int) -> dict[str, int]:
-    """What an index over ``count`` codes is made with; ``benchmark_search.py`` measures the recall (SEARCH.md).
+    """What an index over ``count`` codes is made with; ``benchmarks/search_speed.py`` measures the recall (SEARCH.md).
 
     - ``ivf``: ``nlist`` is the power of two nearest to the square root of the count, so that ranking the lists and
       scanning one cost about the same; ``nprobe`` 16 of them are scanned.

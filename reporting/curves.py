@@ -1,4 +1,4 @@
-"""The curves of a run: what ``metrics.json`` holds under ``"curves"`` and what plots.py draws; how a training went.
+"""The curves of a run: what ``metrics.json`` holds under ``"curves"`` and what reporting/plots.py draws; how a training went.
 
     curves["64"]["unpaired"]["i2t"] = {
         "recall": [0.02, 0.04, ..., 1.0],   "precision": as many,

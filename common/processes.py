@@ -22,7 +22,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from errors import InputError
+from common.errors import InputError
 
 
 @contextlib.contextmanager

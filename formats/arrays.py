@@ -22,7 +22,7 @@ from typing import IO, Callable, Iterator, Mapping, Sequence
 import h5py
 import numpy as np
 
-from errors import InputError
+from common.errors import InputError
 
 BLOCK_BYTES = 4 << 20
 

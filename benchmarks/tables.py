@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from curves import reached, variation
+from reporting.curves import reached, variation
 
 WAYS = ("i2t", "t2i")
 Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (benchmark.gather)

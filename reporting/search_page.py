@@ -9,8 +9,8 @@ from pathlib import Path
 
 from jinja2 import Environment, StrictUndefined
 
-from errors import InputError
-from gallery import shown
+from common.errors import InputError
+from reporting.gallery import shown
 
 _PAGE = """\
 <!doctype html>

@@ -34,11 +34,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import ICMR
 import metric
-from errors import InputError, Parser, exit_on_bad_input
+from common.errors import InputError, Parser, exit_on_bad_input
 from evaluation import WAYS, encode, rankings
-from files import check_writable, write_atomically
+from common.atomic_files import check_writable, write_atomically
 from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
-from precision import now
+from training.precision import now
 
 LENGTHS = (16, 32, 64, 128)
 UCMFH = dict(fusion="transformer", hidden=4096, batch_norm=False, centre=False, noise=0.0, structure_start=0.0,

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from errors import InputError
+from common.errors import InputError
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Any], None], mode: str = "wb") -> Path:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from errors import InputError
+from common.errors import InputError
 
 if TYPE_CHECKING:
     from PIL.Image import Image

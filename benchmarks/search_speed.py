@@ -29,16 +29,16 @@ import faiss
 import numpy as np
 import torch
 
-import checkpoint
-import hamming_search
+from training import checkpoint
+from indexing import nearest
 import metric
-from errors import InputError, Parser, exit_on_bad_input
-from files import check_writable, write_atomically
-from index import Index, load_model
-from kernels import compiled, distance_to
+from common.errors import InputError, Parser, exit_on_bad_input
+from common.atomic_files import check_writable, write_atomically
+from indexing.index import Index, load_model
+from common.hamming_loops import compiled, distance_to
 from load_data import load_dataset
 
-INDEXES = ("numpy", *hamming_search.KINDS)
+INDEXES = ("numpy", *nearest.KINDS)
 BATCH = 1000
 RECALL_QUERIES = 200
 TOPK = 10
@@ -75,19 +75,19 @@ def measure(kind: str, folder: str) -> dict:
     """All figures of one index over ``codes.npy`` of a folder; runs in a process of its own."""
     codes = np.load(Path(folder, "codes.npy"), mmap_mode="r")
     queries, truth = np.load(Path(folder, "queries.npy")), np.load(Path(folder, "truth.npy"))
-    hamming_search.Flat(codes[:1]).nearest(queries[:1], 1)  # machine code is made or loaded before memory counts
+    nearest.Flat(codes[:1]).nearest(queries[:1], 1)  # machine code is made or loaded before memory counts
     before = memory(reset=True)
     started = time.perf_counter()
     size = codes.nbytes
     if kind == "numpy":
         searcher = NumpyScan(codes)
     elif kind == "flat":
-        searcher = hamming_search.Flat(codes)
+        searcher = nearest.Flat(codes)
     else:
-        made = hamming_search.make(kind, codes, hamming_search.parameters(kind, len(codes), 8 * codes.shape[1]))
-        searcher = hamming_search.Approximate(codes, made)
+        made = nearest.make(kind, codes, nearest.parameters(kind, len(codes), 8 * codes.shape[1]))
+        searcher = nearest.Approximate(codes, made)
     build = time.perf_counter() - started
-    if kind in hamming_search.KINDS[1:]:
+    if kind in nearest.KINDS[1:]:
         path = Path(folder, "faiss.index")
         faiss.write_index_binary(searcher.index, str(path))
         size += path.stat().st_size
@@ -99,7 +99,7 @@ def measure(kind: str, folder: str) -> dict:
     for k in (10, 100):
         distance, _ = searcher.nearest(queries[:RECALL_QUERIES], k)
         recall[f"recall@{k}"] = float((distance <= truth[:, k - 1:k]).mean())
-    return {"index": kind, "parameters": hamming_search.parameters(kind, len(codes), 8 * codes.shape[1]),
+    return {"index": kind, "parameters": nearest.parameters(kind, len(codes), 8 * codes.shape[1]),
             "build_seconds": build, "bytes_on_disk": size,
             "memory_above_codes": None if after is None else (after - before) / codes.nbytes - 1,
             "queries_per_second": {"1": single, str(BATCH): batch}, **recall}
@@ -157,7 +157,7 @@ def limits(widths: list[int]) -> dict:
     found = {"threads": torch.get_num_threads(), "read_bytes_per_second": read, "pairs_per_second": {}}
     for width in widths:
         codes = np.random.default_rng(0).integers(0, 256, (2048, width), dtype=np.uint8)
-        (item, words), (query, _) = hamming_search.as_words(codes), hamming_search.as_words(codes[:32])
+        (item, words), (query, _) = nearest.as_words(codes), nearest.as_words(codes[:32])
         pairs = 32 * 2048 * speed(lambda _: total_distance(query, item, (0,) * words))
         found["pairs_per_second"][str(8 * width)] = pairs * found["threads"]
     return found
@@ -219,7 +219,7 @@ def rounded(rate: float | None) -> str:
 
 
 def parse(argv: list[str] | None) -> argparse.Namespace:
-    parser = Parser(prog="benchmark_search.py", description=__doc__, allow_abbrev=False,
+    parser = Parser(prog="benchmark.py search", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], metavar="N")
     parser.add_argument("--bits", type=int, nargs="+", default=[64, 128], metavar="N")
@@ -279,7 +279,7 @@ def measure_all(options: argparse.Namespace, bits: int, size: int, base: np.ndar
         codes = np.lib.format.open_memmap(Path(folder, "codes.npy"), "w+", np.uint8, (size, base.shape[1]))
         noisy(base, size, options.noise, random, codes).flush()
         queries = noisy(asked, BATCH, options.noise, random, np.empty((BATCH, base.shape[1]), np.uint8))
-        truth, _ = hamming_search.Flat(codes).nearest(queries[:RECALL_QUERIES], 100)
+        truth, _ = nearest.Flat(codes).nearest(queries[:RECALL_QUERIES], 100)
         np.save(Path(folder, "queries.npy"), queries)
         np.save(Path(folder, "truth.npy"), truth)
         del codes

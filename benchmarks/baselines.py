@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, mse_loss, normalize
 
-from cca import CCA, CentredLinear, choose_ridge
-from errors import InputError
+from training.cca import CCA, CentredLinear, choose_ridge
+from common.errors import InputError
 from loss import ContrastiveLoss
 from model import FuseTransEncoder, ImageMlp, TextMlp
 
