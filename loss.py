@@ -14,24 +14,28 @@ class ContrastiveLoss(nn.Module):
 
         loss = 1/(2B) * sum_k [ log sum_{l != k} exp(s_kl) - s_kp(k) ]
 
-    The similarities are one matrix product, and any batch size of two pairs or more is meaningful.
+    The similarities are one matrix product, and any batch of two pairs or more is meaningful.
 
-    NT-Xent counts every other pair as a negative, also those that show the same thing. Where a ``structure`` (B, B) is
-    given, whose rows say how much the other pairs are like pair i (training/targets.py), the positive s_kp(k) becomes
+    NT-Xent counts every other pair as a negative, also those that show the same thing. Where ``neighbours`` (B, B) are
+    given, whose row i says how much the other pairs are neighbours of pair i and adds up to 1 (training/targets.py), the
+    positive s_kp(k) becomes
 
-        (1 - w) * s_kp(k) + w * sum_j structure_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = share
+        (1 - w) * s_kp(k) + w * sum_j neighbours_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = weight
     """
 
     def __init__(self, temperature: float = 0.5):
         super().__init__()
         self.temperature = temperature
 
-    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None, share: float = 0.5) -> Tensor:
-        """Loss of ``image`` (B, d) and ``text`` (B, d), row i of one being the partner of row i of the other."""
-        alignment, uniformity = self.terms(image, text, structure, share)
+    def forward(self, image: Tensor, text: Tensor, neighbours: Tensor | None = None,
+                weight: float | Tensor = 0.5) -> Tensor:
+        """The loss, (), of ``image`` (B, d) and ``text`` (B, d), row i of one being the partner of row i of the other.
+        """
+        alignment, uniformity = self.terms(image, text, neighbours, weight)
         return uniformity - alignment
 
-    def terms(self, image: Tensor, text: Tensor, structure: Tensor | None, share: float) -> tuple[Tensor, Tensor]:
+    def terms(self, image: Tensor, text: Tensor, neighbours: Tensor | None,
+              weight: float | Tensor) -> tuple[Tensor, Tensor]:
         """The mean of the positives, which pull together, and of the log-sums, which spread everything else."""
         pairs = len(image)
         wide = torch.promote_types(image.dtype, torch.float32)  # whatever the precision of the network
@@ -39,9 +43,9 @@ class ContrastiveLoss(nn.Module):
             embeddings = normalize(torch.cat([image, text]).to(wide), dim=1)
             similarity = embeddings @ embeddings.T / self.temperature
         alignment = torch.diagonal(similarity, pairs).mean()  # s is symmetric: both sides have the same partners
-        if structure is not None:
-            likeness = (structure.repeat(2, 2) * similarity).sum() / (4 * pairs)
-            alignment = (1 - share) * alignment + share * likeness
+        if neighbours is not None:
+            closeness = (neighbours.repeat(2, 2) * similarity).sum() / (4 * pairs)
+            alignment = (1 - weight) * alignment + weight * closeness
         itself = torch.eye(2 * pairs, dtype=torch.bool, device=image.device)
         return alignment, torch.logsumexp(similarity.masked_fill(itself, -torch.inf), dim=1).mean()
 
@@ -61,6 +65,8 @@ class BalancedContrastiveLoss(ContrastiveLoss):
         super().__init__(temperature)
         self.positive_weight = positive_weight
 
-    def forward(self, image: Tensor, text: Tensor, structure: Tensor | None = None, share: float = 0.5) -> Tensor:
-        alignment, uniformity = self.terms(image, text, structure, share)
+    def forward(self, image: Tensor, text: Tensor, neighbours: Tensor | None = None,
+                weight: float | Tensor = 0.5) -> Tensor:
+        """As :meth:`ContrastiveLoss.forward`."""
+        alignment, uniformity = self.terms(image, text, neighbours, weight)
         return 2 * ((1 - self.positive_weight) * uniformity - self.positive_weight * alignment)

@@ -22,7 +22,7 @@ from numpy.typing import ArrayLike
 from common.errors import InputError
 from common.hamming_loops import compiled, count_distances, in_threads
 
-LONGEST = 32767  # bits of a code
+MAX_BITS = 32767  # bits of a code
 COSINE_PLACES = 12  # decimals up to which cosines are compared
 _ROWS = 32768  # rows packed at once: scratch that stays in the cache, whatever the size of the database
 
@@ -85,8 +85,8 @@ def hamming_histograms(rankings: Sequence[tuple[ArrayLike, ArrayLike]],
     query, retrieval, query_labels, retrieval_labels, bits = _pack_all(rankings, query_labels, retrieval_labels)
     words = np.cumsum([0, *map(len, query)])
     query, retrieval = np.concatenate(query), np.concatenate(retrieval)
-    if max(bits) > LONGEST:
-        raise InputError(f"codes have {max(bits)} bits, expected at most {LONGEST}")
+    if max(bits) > MAX_BITS:
+        raise InputError(f"codes have {max(bits)} bits, expected at most {MAX_BITS}")
     queries = query.shape[1]
     counts = np.zeros((len(rankings), queries, 2 * (max(bits) + 1)), np.int64)
     in_threads(lambda some: count_distances(query, retrieval, words, query_labels, retrieval_labels,

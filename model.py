@@ -11,7 +11,7 @@ from torch.nn.functional import normalize, relu
 FUSED_WIDTH = 512  # UCMFH's width of one modality
 SCHEDULES = ("linear", "exponential", "step", "hashnet")
 STEP_LEVELS = 5
-NARROW = 384  # dimensions; below them noise as long as the features would drown them
+NOISE_DIMENSIONS = 384  # narrower features get as much noise in each dimension as features of this width
 
 
 def scale_at(progress: float, scale_min: float, scale_max: float, schedule: str = "linear") -> float:
@@ -63,7 +63,7 @@ class FeatureInput(nn.Module):
         """(n, dim) -> (n, dim)"""
         x = normalize(normalize(features, dim=1) - self.mean, dim=1) if self.centre else features
         if self.training and self.noise:
-            x = x + torch.randn_like(x) * (self.noise / max(x.shape[1], NARROW) ** 0.5) * x.norm(dim=1, keepdim=True)
+            x = x + torch.randn_like(x) * (self.noise / max(x.shape[1], NOISE_DIMENSIONS) ** 0.5) * x.norm(dim=1, keepdim=True)
         return x
 
 
@@ -115,7 +115,7 @@ class FuseTransEncoder(nn.Module):
 
 
 class HashMlp(nn.Module):
-    """A hash head: ``code = tanh(scale * x)``, x the output of a two-layer perceptron, normalised per bit.
+    """A hash head: ``hash_code = tanh(scale * x)``, x the output of a two-layer perceptron, normalised per bit.
 
     Batch normalisation without affine parameters puts x in units of its own standard deviation, so that ``scale``
     decides how binary the codes are (otherwise the network can shrink x as the scale grows, and losses on cosines
@@ -124,7 +124,10 @@ class HashMlp(nn.Module):
     Args:
         input_dim: size of the features.
         hash_lens: bits of the code.
-        use_progressive: whether ``scale`` acts; if not, code = tanh(x).
+        use_progressive: whether ``scale`` acts; if not, hash_code = tanh(x).
+
+    After a call ``x`` is the call's x, detached, (n, hash_lens), and ``scale`` the scale that acted. What needs x
+    before it is squashed reads it there: late fusion, the neighbours by codes, and reranking.
     """
 
     def __init__(self, input_dim: int, hash_lens: int, use_progressive: bool = True, hidden: int = 1024,
@@ -135,22 +138,21 @@ class HashMlp(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.tohash = nn.Linear(hidden, hash_lens)
         self.norm = nn.BatchNorm1d(hash_lens, affine=False) if batch_norm else nn.Identity()
-
-    def project(self, features: Tensor) -> Tensor:
-        """x of ``tanh(scale * x)``: (n, input_dim) -> (n, hash_lens)."""
-        return self.norm(self.perceptron(features))
+        self.x: Tensor | None = None
+        self.scale: float | Tensor = 1.0
 
     def perceptron(self, features: Tensor) -> Tensor:
-        """x before it is normalised."""
+        """x before it is normalised: (n, input_dim) -> (n, hash_lens)."""
         return self.tohash(self.dropout(relu(self.fc1(normalize(features, dim=1)))))
 
-    def binarize(self, x: Tensor, scale: float) -> Tensor:
-        """tanh(scale * x): differentiable, and the closer to the sign of x the larger the scale."""
-        return torch.tanh(scale * x if self.use_progressive else x)
-
-    def forward(self, features: Tensor, scale: float = 1.0) -> Tensor:
-        """Codes in (-1, 1) of features: (n, input_dim) -> (n, hash_lens)."""
-        return self.binarize(self.project(features), scale)
+    def forward(self, features: Tensor, scale: float | Tensor = 1.0) -> Tensor:
+        """Codes in (-1, 1) of features: (n, input_dim) -> (n, hash_lens); the larger the scale, the nearer to -1 and 1.
+        """
+        if not self.use_progressive:
+            scale = 1.0
+        x = self.norm(self.perceptron(features))
+        self.x, self.scale = x.detach(), scale
+        return torch.tanh(scale * x)
 
 
 class ImageMlp(HashMlp):
@@ -185,9 +187,9 @@ class HashModel(nn.Module):
     The code lengths share the hidden layer of each head; their bits lie side by side in its output, in the order of
     ``hash_lens``, and :meth:`split` takes them apart.
 
-    ``fusion`` says how an item with both modalities gets its code. ``late``: x of ``tanh(scale * x)`` is the sum of the
-    two heads' x over sqrt(2), so the image side and the text side of a pair have the same code, and nothing but the
-    heads is trained. ``transformer``: UCMFH's way; the heads see the two halves of the fused token.
+    ``fusion`` says how an item with both modalities gets its code. ``late``: its code is the sign of the sum of the two
+    heads' x, so the image side and the text side of a pair have the same code, and nothing but the heads is trained.
+    ``transformer``: as in UCMFH, the heads see the two halves of the fused token.
     """
 
     def __init__(self, image_dim: int, text_dim: int, hash_lens: Sequence[int], use_progressive: bool = True,
@@ -250,23 +252,40 @@ class HashModel(nn.Module):
             head.norm.running_mean.copy_(mean)
             head.norm.running_var.copy_((square - mean.square()).clamp(min=0))
 
-    def encode(self, image: Tensor | None = None, text: Tensor | None = None) -> Tensor:
-        """x of ``tanh(scale * x)``, (n, bits of all lengths), of items with an image, a text, or both (the sum of
-        the two sides' x over sqrt(2)).
+    def encode(self, image: Tensor | None = None, text: Tensor | None = None,
+               scale: float = 1.0) -> tuple[Tensor, Tensor]:
+        """Codes of items with an image (n, d_i), a text (n, d_t), or both, and x of ``tanh(scale * x)``.
+
+        Returns:
+            Codes in [-1, 1], whose signs are the hash bits, and x; (n, bits of all lengths) each.
         """
         features = self.fuse(image, text)
         if text is None:
-            return self.ImageMlp.project(features[0])
+            return self.ImageMlp(features[0], scale), self.ImageMlp.x
         if image is None:
-            return self.TextMlp.project(features[1])
-        return (self.ImageMlp.project(features[0]) + self.TextMlp.project(features[1])) / 2**0.5
+            return self.TextMlp(features[1], scale), self.TextMlp.x
+        self.ImageMlp(features[0], scale), self.TextMlp(features[1], scale)
+        return self.pair()
 
-    def forward(self, image: Tensor, text: Tensor) -> dict[str, tuple[Tensor, Tensor]]:
-        """x of ``tanh(scale * x)`` of images and texts by protocol: ``unpaired`` (each alone), ``paired`` (with both).
+    def pair(self) -> tuple[Tensor, Tensor]:
+        """Late fusion of the pairs whose two sides the heads have just seen: their codes, -1 or 1, and x, the sum of the
+        heads' x over sqrt(2).
         """
-        unpaired = self.encode(image=image), self.encode(text=text)
+        x = (self.ImageMlp.x + self.TextMlp.x) / 2**0.5
+        return sign(x), x
+
+    def forward(self, image: Tensor, text: Tensor, scale: float = 1.0) -> dict[str, tuple[Tensor, Tensor]]:
+        """Codes of images (n, d_i) and texts (n, d_t), (n, bits of all lengths) each, by protocol: ``unpaired`` (each
+        side alone) and ``paired`` (each with the other).
+        """
+        unpaired = self.encode(image=image, scale=scale)[0], self.encode(text=text, scale=scale)[0]
         if self.FuseTrans is None:
-            both = (unpaired[0] + unpaired[1]) / 2**0.5
-            return {"unpaired": unpaired, "paired": (both, both)}
-        fused_image, fused_text = self.fuse(image, text)
-        return {"unpaired": unpaired, "paired": (self.ImageMlp.project(fused_image), self.TextMlp.project(fused_text))}
+            code, _ = self.pair()
+            return {"unpaired": unpaired, "paired": (code, code)}
+        image, text = self.fuse(image, text)
+        return {"unpaired": unpaired, "paired": (self.ImageMlp(image, scale), self.TextMlp(text, scale))}
+
+
+def sign(x: Tensor) -> Tensor:
+    """+1 where x >= 0, else -1."""
+    return torch.where(x >= 0, 1.0, -1.0)

@@ -26,7 +26,7 @@ from common.errors import InputError
 
 
 @contextlib.contextmanager
-def processes() -> Iterator[None]:
+def joined() -> Iterator[None]:
     """Join the processes that torchrun started, for as long as the context lasts: over NCCL on GPUs, gloo on CPUs. Only
     the first process's standard output is shown.
 

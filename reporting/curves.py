@@ -16,8 +16,12 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
+from torch import Tensor
 
+import evaluation
 import metric
+from load_data import Dataset
+from model import HashModel
 
 RECALL_LEVELS = np.arange(1, 51) / 50
 NS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)
@@ -75,6 +79,33 @@ def shares(counts: np.ndarray) -> dict[str, list[float]]:
 
 def _rounded(values: np.ndarray) -> list[float]:
     return np.round(values, 5).tolist()
+
+
+def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[np.ndarray]]:
+    """The curves of every code length, without labels only the histogram; and the unpaired hash codes of the longest.
+
+    Args:
+        scale: that of the codes before the sign, for their histogram.
+
+    Returns:
+        What the module describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
+        retrieval texts.
+    """
+    counts = dict.fromkeys(model.hash_lens, 0)
+
+    def count(code: Tensor) -> None:
+        for bits, values in model.split(code).items():
+            counts[bits] = counts[bits] + code_counts(values.numpy(force=True))
+
+    query = evaluation.encode(model, data.query, scale)
+    retrieval = evaluation.encode(model, data.retrieval, scale, observe=count)
+    ranked = evaluation.rankings(model, query, retrieval)
+    found = evaluation.by_length(model, data, ranked, curves_of)
+    longest = max(model.hash_lens)
+    (images, found_texts), (texts, found_images) = (ranked[longest, "unpaired", direction]
+                                                    for direction in evaluation.DIRECTIONS)
+    return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},
+            [images, texts, found_images, found_texts])
 
 
 # --- of a training ------------------------------------------------------------------------------------------------

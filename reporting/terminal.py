@@ -7,6 +7,16 @@ import unicodedata
 import numpy as np
 
 
+SHOWN_STATISTICS = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
+                    ("bit balance", "bit_balance"))  # of an epoch: label, key in its log
+
+
+def epoch_line(entry: dict) -> str:
+    """The line of an epoch: the statistics in its log ``entry`` that a run shows, and its seconds."""
+    shown = [f"{label} {entry[key]:.4f}" for label, key in SHOWN_STATISTICS if key in entry]
+    return " | ".join([*shown, f"{entry['seconds']:.2f} s"])
+
+
 def summary(figures: dict) -> list[str]:
     """Lines for each code length: I2T and T2I, mAP@all / mAP@50; R@1 / R@10 of the own partner without labels."""
     lines = []

@@ -11,7 +11,7 @@ import torch
 import evaluation
 import ICMR
 import metric
-from reporting.curves import curves_of
+from reporting.curves import curves_of, model_curves
 from toy import toy_arguments, write_toy
 
 
@@ -27,7 +27,7 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
     figures = solver.evaluate()
     data = solver.data
     with torch.no_grad():
-        query, retrieval = (solver.model.eval()(split.image, split.text) for split in (data.query, data.retrieval))
+        query, retrieval = (solver.model.eval()(split.image, split.text, 10.0) for split in (data.query, data.retrieval))
     for bits in (4, 8):
         for protocol in ("unpaired", "paired"):
             for way, side, item in (("i2t", 0, 1), ("t2i", 1, 0)):
@@ -37,7 +37,7 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
                 assert figures[str(bits)][protocol][way] == alone
         codes = (metric.sign_codes(solver.model.split(x)[bits].numpy()) for x in query["unpaired"])
         assert figures[str(bits)]["partners"] == metric.partner_recall(*codes)
-        outputs = torch.tanh(10 * torch.cat([solver.model.split(x)[bits] for x in retrieval["unpaired"]])).numpy()
+        outputs = torch.cat([solver.model.split(x)[bits] for x in retrieval["unpaired"]]).numpy()
         assert figures[str(bits)]["quantization_error"] == pytest.approx(metric.quantization_error(outputs), rel=1e-9)
         balance = statistics.mean(metric.bit_balance(metric.sign_codes(side)) for side in np.split(outputs, 2))
         assert figures[str(bits)]["bit_balance"] == pytest.approx(balance, rel=1e-9)
@@ -70,17 +70,16 @@ def test_curves_and_codes_are_those_of_the_model(small):
     solver = ICMR.Solver(ICMR.parse(toy_arguments(small)))
     solver.trainhash(2.0)
     data, model = solver.data, solver.model
-    found, codes = evaluation.model_curves(model, data, 2.0)
-    sides = [x for split in (data.query, data.retrieval) for x in evaluation.embeddings(model, split)]
+    found, codes = model_curves(model, data, 2.0)
+    with torch.no_grad():
+        sides = [x.numpy() for split in (data.query, data.retrieval) for x in model(split.image, split.text, 2.0)["unpaired"]]
     for code, x in zip(codes, sides):  # of the longest length, here the last
         np.testing.assert_array_equal(code, metric.sign_codes(x[:, 4:]))
-    with torch.no_grad():
-        np.testing.assert_allclose(sides[1], model.encode(text=data.query.text), atol=1e-6)
     assert found.keys() == {"4", "8"}
     for way, asked, stored in (("i2t", 0, 3), ("t2i", 1, 2)):
         histogram = metric.hamming_histogram(codes[asked], codes[stored], data.query.label, data.retrieval.label)
         assert found["8"]["unpaired"][way] == curves_of(histogram)
-    outputs = np.tanh(2 * np.concatenate(sides[2:])[:, :4])  # the database's, as the quantization error is
+    outputs = np.concatenate(sides[2:])[:, :4]  # the database's, as the quantization error is
     shares, edges = np.histogram(outputs, bins=found["4"]["code_histogram"]["edges"])
     assert found["4"]["code_histogram"]["share"] == pytest.approx(shares / outputs.size, abs=1e-2)
 
@@ -89,5 +88,13 @@ def test_outputs_that_are_not_finite_are_refused(small):
     solver = ICMR.Solver(ICMR.parse(toy_arguments(small)))
     with torch.no_grad():
         solver.model.TextMlp.fc1.weight[0, 0] = float("nan")
+    with pytest.raises(evaluation.NotFinite):
+        evaluation.evaluate_codes(solver.model, solver.data, 2.0)
+
+
+def test_outputs_whose_tanh_alone_is_finite_are_refused(small):
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--batch_norm", "false")))
+    with torch.no_grad():
+        solver.model.TextMlp.tohash.bias[0] = float("inf")
     with pytest.raises(evaluation.NotFinite):
         evaluation.evaluate_codes(solver.model, solver.data, 2.0)

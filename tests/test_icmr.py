@@ -18,9 +18,13 @@ import torch
 from training import checkpoint
 import ICMR
 import metric
+import model
 from load_data import load_dataset
 from loss import ContrastiveLoss
-from training.targets import nearest_codes, structure_targets
+from model import TextMlp
+from training import run_state
+from training.run_files import unused
+from training.targets import code_neighbours, feature_neighbours
 from toy import toy_arguments, write_toy
 
 ROOT = Path(__file__).parents[1]
@@ -77,7 +81,7 @@ def test_scripts_can_train_by_the_epoch_and_read_the_scales(small):
     solver = ICMR.Solver(ICMR.parse(arguments(small, "--scale_min", "2", "--scale_max", "12")))
     assert (solver.use_progressive_hash, solver.scale_min, solver.scale_max) == (True, 2.0, 12.0)
     losses = [solver.trainhash(scale) for scale in (solver.scale_min, solver.scale_max)]
-    assert [(entry["loss"], entry["scale"]) for entry in solver.log] == list(zip(losses, [2.0, 12.0]))
+    assert [(entry["loss"], entry["scale"]) for entry in solver.run.log] == list(zip(losses, [2.0, 12.0]))
     before = solver.evaluate()["8"]
     solver.scale_max = 20.0  # nearer to the signs, which stay the same
     after = solver.evaluate()["8"]
@@ -86,39 +90,73 @@ def test_scripts_can_train_by_the_epoch_and_read_the_scales(small):
         solver.use_progressive_hash = False  # too late for the heads
 
 
+class Changed(TextMlp):
+    """A head whose forward is another: its bits come in another order."""
+
+    def forward(self, features, scale=1.0):
+        return super().forward(features, scale).flip(dims=[1])
+
+
+def test_training_and_evaluation_call_the_heads(small, monkeypatch):
+    """Whoever changes ``forward`` of a head changes what is trained, tested and searched (see test_search.py)."""
+    found = []
+    for head in (TextMlp, Changed):
+        monkeypatch.setattr(model, "TextMlp", head)
+        solver = ICMR.Solver(ICMR.parse(arguments(small)))
+        found.append((solver.trainhash(2.0), solver.evaluate()["8"]))
+    (loss, figures), (changed_loss, changed_figures) = found
+    assert loss != changed_loss and figures["unpaired"] != changed_figures["unpaired"]
+    assert figures["partners"] != changed_figures["partners"]
+
+
+def test_another_squashing_acts_in_training_and_evaluation(small, monkeypatch):
+    """``torch.tanh(scale * x)`` stands in one line, and everything follows it."""
+    found = []
+    tanh = torch.tanh
+    for squash in (tanh, lambda x: tanh(x / 2)):
+        monkeypatch.setattr(model.torch, "tanh", squash)
+        solver = ICMR.Solver(ICMR.parse(arguments(small)))
+        loss, figures = solver.trainhash(2.0), solver.evaluate()["8"]
+        histogram = solver.details()["curves"]["8"]["code_histogram"]["share"]
+        found.append((loss, figures["quantization_error"], solver.run.log[0]["saturation"], histogram))
+    assert all(one != other for one, other in zip(*found))
+
+
 def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_and_codes(small):
     solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--alike", "0.2",
                                                   "--temperature", "0.6")))
-    image, text = solver.image[:16], solver.text[:16]
-    features = structure_targets(*(side[:16] for side in solver.structure), solver.chosen["structure_temperature"])
+    image, text, rows = solver.image[:16], solver.text[:16], torch.arange(16)
+    features = feature_neighbours(*(side[:16] for side in solver.objective.shared),
+                                  solver.chosen["structure_temperature"])
     solver.model.eval()
-    x = solver.model.encode(image=image), solver.model.encode(text=text)
-    targets = 0.7 * features + 0.3 * nearest_codes(*x, 0.2)
+    with torch.no_grad():
+        x = solver.model.encode(image=image)[1], solver.model.encode(text=text)[1]
+    targets = 0.7 * features + 0.3 * code_neighbours(*x, 0.2)
     losses = [ContrastiveLoss(0.6)(*(torch.tanh(5 * side[:, bits]) for side in x), targets, 0.4)
               for bits in (slice(0, 4), slice(4, 12))]
-    assert torch.allclose(solver.hash_loss(image, text, features, 0.4, 5.0), sum(losses) / 2)
+    assert torch.allclose(solver.hash_step(rows, 0.4, 5.0)[0], sum(losses) / 2)
 
 
-def test_the_share_of_pairs_that_are_alike_goes_from_its_start_to_its_end(small):
+def test_the_weight_of_the_neighbours_goes_from_its_start_to_its_end(small):
     solver = ICMR.Solver(ICMR.parse(arguments(small, "--structure_start", "0.9", "--structure_end", "0.3")))
-    step, inputs = solver.run_step, []
+    step, inputs = solver.hash_step, []
 
-    def run_step(rows, share, scale):
-        inputs.append((share, scale))
-        return step(rows, share, scale)
+    def hash_step(rows, weight, scale):
+        inputs.append((weight, scale))
+        return step(rows, weight, scale)
 
-    solver.run_step = run_step
+    solver.hash_step = hash_step
     for scale in (1.0, 2.0, 3.0, 4.0):  # three epochs, and one more than a run has
         solver.trainhash(scale)
-    shares, scales = zip(*inputs[::3])  # three steps each
-    assert shares == pytest.approx([0.9, 0.6, 0.3, 0.3]) and scales == (1.0, 2.0, 3.0, 4.0)
+    weights, scales = zip(*inputs[::3])  # three steps each
+    assert weights == pytest.approx([0.9, 0.6, 0.3, 0.3]) and scales == (1.0, 2.0, 3.0, 4.0)
 
 
 def test_what_is_tested_and_saved_is_calibrated_on_the_training_pairs(small):
     ICMR.main(arguments(small))
-    model, _ = checkpoint.load_model(small / "checkpoints" / "hash" / "toy_hash_8.pth")
+    trained, _ = checkpoint.load_model(small / "checkpoints" / "hash" / "toy_hash_8.pth")
     train = load_dataset("toy", small / "data").train
-    for x in (model.encode(image=train.image), model.encode(text=train.text)):
+    for _, x in (trained.encode(image=train.image), trained.encode(text=train.text)):
         torch.testing.assert_close(x.mean(dim=0), torch.zeros(8), atol=1e-5, rtol=0)
 
 
@@ -160,7 +198,7 @@ def test_the_metrics_of_a_test_say_how_the_model_was_trained(small):
 
 
 def test_runs_that_start_together_keep_their_results_apart(small):
-    folders = [ICMR.unused(small / "results" / "toy" / "run") for _ in range(3)]
+    folders = [unused(small / "results" / "toy" / "run") for _ in range(3)]
     assert [folder.name for folder in folders] == ["run", "run-2", "run-3"]
 
 
@@ -195,7 +233,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(small, capsys, monkeypatch, n
     whole = ICMR.main(arguments(small, "--eval_every", "1"))
     expected = weights(small)
     solver = ICMR.Solver(ICMR.parse(arguments(small, "--eval_every", "1")))
-    original, calls = solver.hash_loss, []
+    original, calls = solver.hash_step, []
 
     def interrupt(*batch):
         calls.append(1)
@@ -203,7 +241,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(small, capsys, monkeypatch, n
             os.kill(os.getpid(), number)
         return original(*batch)
 
-    monkeypatch.setattr(solver, "hash_loss", interrupt)
+    monkeypatch.setattr(solver, "hash_step", interrupt)
     with pytest.raises(SystemExit) as stop:
         solver.train()
     assert stop.value.code == 128 + number
@@ -224,7 +262,8 @@ def test_a_run_that_was_stopped_on_a_gpu_goes_on_without(small):
         group["capturable"] = True
     torch.save(state, path)
     solver = ICMR.Solver(ICMR.parse([*train, "--resume"]))
-    solver.load_state()
+    run_state.load(solver.files.state, solver.about(), solver.config.outcome(), solver.run, solver.model,
+                   solver.optimizer)
     assert [group["capturable"] for group in solver.optimizer.param_groups] == [False]
     solver.trainhash(1.0)
 
@@ -236,8 +275,8 @@ def test_a_run_stopped_after_the_last_step_of_an_epoch_goes_on(small, capsys, mo
     once = ICMR.Solver.observe
 
     def stop(self, *batch):
-        self.stop_signal = signal.SIGTERM if self.epoch == 1 else self.stop_signal
-        once(self, *batch)
+        self.stop.signal = signal.SIGTERM if self.run.epoch == 1 else None
+        return once(self, *batch)
 
     monkeypatch.setattr(ICMR.Solver, "observe", stop)
     with pytest.raises(SystemExit):
@@ -280,7 +319,8 @@ def test_a_killed_run_goes_on_to_the_same_weights(small):
     (["--hash_lens", "8", "8"], "different"),
     (["--dataset", "nothing"], "nothing"),
     (["--task", "3"], "or train it"),
-    (["--resume"], "no such checkpoint"),
+    (["--resume"], "no such checkpoint"), (["--precision", "auto"], "one of float32, bfloat16"),
+    (["--noise", "nan"], "0 or more"), (["--lr", "inf"], "a positive number"),
     (["--device", "tpu"], "--device tpu"),
 ])
 def test_bad_settings_are_refused(small, capsys, more, message):

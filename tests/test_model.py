@@ -28,7 +28,10 @@ def test_codes_are_tanh_of_the_scaled_projection(head):
     features, plain = torch.randn(32, 20), head(20, 8, use_progressive=False).eval()
     model = head(20, 8).eval()
     for scale in (1.0, 10.0):
-        torch.testing.assert_close(model(features, scale), torch.tanh(scale * model.project(features)))
+        code = model(features, scale)
+        torch.testing.assert_close(code, torch.tanh(scale * model.norm(model.perceptron(features))))
+        assert torch.equal(code, torch.tanh(scale * model.x)) and model.scale == scale
+        assert code.requires_grad and not model.x.requires_grad
     assert torch.equal(plain(features, 1.0), plain(features, 10.0))
     assert model(features, 10.0).abs().mean() > model(features, 1.0).abs().mean()
 
@@ -36,9 +39,10 @@ def test_codes_are_tanh_of_the_scaled_projection(head):
 def test_batch_normalisation_makes_the_scale_act():
     torch.manual_seed(0)
     features = torch.randn(256, 20)
-    x = ImageMlp(20, 8).train().project(features)
-    assert x.std(dim=0).sub(1).abs().max() < 0.05  # in units of its own standard deviation
-    assert ImageMlp(20, 8, batch_norm=False).train().project(features).abs().mean() < 0.3
+    head, plain = ImageMlp(20, 8).train(), ImageMlp(20, 8, batch_norm=False).train()
+    head(features), plain(features)
+    assert head.x.std(dim=0).sub(1).abs().max() < 0.05  # in units of its own standard deviation
+    assert plain.x.abs().mean() < 0.3
 
 
 @pytest.mark.parametrize("fusion", ["late", "transformer"])
@@ -53,9 +57,9 @@ def test_calibration_gives_the_training_pairs_balanced_bits_of_deviation_1(fusio
     model.calibrate(zip(image.split(33), text.split(33)))
     assert not model.training
     for head, side in zip((model.ImageMlp, model.TextMlp), model.fuse(image, text)):
-        x = head.project(side).detach()
-        torch.testing.assert_close(x.mean(dim=0), torch.zeros(12), atol=1e-5, rtol=0)
-        torch.testing.assert_close(x.std(dim=0, correction=0), torch.ones(12), atol=1e-3, rtol=0)
+        head(side)
+        torch.testing.assert_close(head.x.mean(dim=0), torch.zeros(12), atol=1e-5, rtol=0)
+        torch.testing.assert_close(head.x.std(dim=0, correction=0), torch.ones(12), atol=1e-3, rtol=0)
 
 
 def test_heads_without_batch_norm_have_nothing_to_calibrate():
@@ -98,6 +102,8 @@ def test_a_code_depends_on_its_own_item_alone(fusion):
     other = model(image, torch.randn(40, 7))
     torch.testing.assert_close(other["unpaired"][0], whole["unpaired"][0])  # an image's code hasn't seen its text
     assert not torch.allclose(other["paired"][0], whole["paired"][0])
+    for codes in whole["unpaired"]:
+        assert codes.abs().max() < 1
 
 
 def test_a_single_length_keeps_its_codes():
@@ -116,10 +122,18 @@ def test_encode_takes_an_item_as_it_comes(fusion):
     torch.manual_seed(0)
     image, text = torch.randn(30, 12), torch.randn(30, 7)
     model = HashModel(12, 7, [8, 4], fusion=fusion, hidden=16).eval()
-    whole = model(image, text)
-    torch.testing.assert_close(model.encode(image=image), whole["unpaired"][0])
-    torch.testing.assert_close(model.encode(text=text), whole["unpaired"][1])
-    torch.testing.assert_close(model.encode(image, text), sum(whole["paired"]) / (2 if fusion == "late" else 2**0.5))
+    whole = model(image, text, 3.0)
+    for side, (code, x) in enumerate((model.encode(image=image, scale=3.0), model.encode(text=text, scale=3.0))):
+        torch.testing.assert_close(code, whole["unpaired"][side])
+        torch.testing.assert_close(code, torch.tanh(3 * x))
+    code, x = model.encode(image, text)
+    sides = [model.encode(image=image)[1], model.encode(text=text)[1]]
+    if fusion == "transformer":
+        sides = [torch.atanh(side) for side in model(image, text)["paired"]]
+    torch.testing.assert_close(x, sum(sides) / 2**0.5, rtol=1e-4, atol=1e-5)
+    assert torch.equal(code, torch.where(x >= 0, 1.0, -1.0))
+    if fusion == "late":
+        assert torch.equal(code, whole["paired"][0]) and torch.equal(code, whole["paired"][1])
 
 
 @pytest.mark.parametrize("width, spread", [(10, 384), (384, 384), (1280, 1280)])

@@ -14,6 +14,7 @@ import torch
 
 import ICMR
 from common import processes
+from training.device import choose_device
 from toy import write_toy
 
 ROOT = Path(__file__).parents[1]
@@ -39,7 +40,7 @@ def one_step(folder, name):
             module.p = 0.0
     solver.model.double()
     solver.image, solver.text = solver.image.double(), solver.text.double()
-    solver.structure = tuple(side.double() for side in solver.structure)
+    solver.objective.shared = tuple(side.double() for side in solver.objective.shared)
     for split in (solver.data.query, solver.data.retrieval):
         split.image, split.text = split.image.double(), split.text.double()
     loss = solver.trainhash(2.0) if solver.hashing else solver.trainfusion()
@@ -139,10 +140,10 @@ def test_processes_without_a_gpu_each_are_refused(monkeypatch, device, message):
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setattr(processes, "size", lambda: 2)
     monkeypatch.setattr(processes, "local_rank", lambda: 0)
-    assert ICMR.choose_device("auto") == torch.device("cuda:0")
+    assert choose_device("auto") == torch.device("cuda:0")
     monkeypatch.setattr(processes, "local_rank", lambda: 1)
     with pytest.raises(ICMR.InputError, match=message):
-        ICMR.choose_device(device)
+        choose_device(device)
 
 
 def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(folder, monkeypatch):
@@ -152,7 +153,7 @@ def test_a_batch_that_the_processes_cannot_share_evenly_is_refused(folder, monke
 
 
 if __name__ == "__main__":  # under torchrun, by the first test
-    with processes.processes():
+    with processes.joined():
         for case in CASES:
             result = one_step(Path(sys.argv[1]), case)
             if processes.rank() == 0:

@@ -10,6 +10,7 @@ import torch
 import ICMR
 from training import cuda_graph
 from training.cuda_graph import Replayed
+from training.run_state import RunState
 from toy import toy_arguments, write_toy
 
 CASES = {"default": [], "bfloat16": ["--precision", "bfloat16"], "balanced": ["--loss", "balanced"],
@@ -27,6 +28,10 @@ def solver(small, *more, device="cpu"):
     return ICMR.Solver(ICMR.parse([*toy_arguments(small, "--precision", "float32", *more), "--device", device]))
 
 
+def step(made, rows, weight, scale):
+    return made.hash_step(rows, weight, scale) if made.hashing else made.fusion_step(rows, weight)
+
+
 def epochs(made, count=3):
     """The losses of some epochs, the scale growing, and the weights after them."""
     losses = [made.trainhash(1.0 + epoch) if made.hashing else made.trainfusion() for epoch in range(count)]
@@ -41,10 +46,10 @@ def test_a_step_depends_on_its_inputs_and_on_tensors_alone(small, name):
         made = solver(small, *CASES[name])
         made.model.train()
         if changed:
-            made.epoch, made.step, made.scale_min, made.scale_max = 2, 1, 3.0, 20.0
-            made.statistics, made.log = [torch.zeros(5)], [{}]
+            made.run = RunState(epoch=2, step=1, statistics=[torch.zeros(5)], log=[{}])
+            made.scale_min, made.scale_max = 3.0, 20.0
         torch.manual_seed(1)
-        found.append(torch.stack([made.train_step(torch.arange(first, first + 16), torch.tensor(0.7), torch.tensor(3.0))
+        found.append(torch.stack([step(made, torch.arange(first, first + 16), torch.tensor(0.7), torch.tensor(3.0))
                                   for first in (0, 40)]))
     assert torch.equal(*found)
 
@@ -55,7 +60,7 @@ def test_numbers_may_be_tensors(small, name):
     for numbers in ((0.7, 3.0), (torch.tensor(0.7), torch.tensor(3.0))):
         made = solver(small, *CASES[name])
         made.model.train()
-        found.append(made.train_step(torch.arange(16), *numbers))
+        found.append(step(made, torch.arange(16), *numbers))
     torch.testing.assert_close(*found, rtol=1e-5, atol=1e-5)
 
 
@@ -73,9 +78,9 @@ def test_inputs_are_passed_on_and_outputs_stay_what_they_were(monkeypatch):
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     monkeypatch.setattr(Replayed, "beside", lambda self, step: step(*self.inputs))
     made, collected = Replayed(torch.device("cpu")), []
-    outputs = [made(step, torch.arange(3.0) + number, 0.5 * number) for number in range(2 * cuda_graph.EAGER + 1)]
+    outputs = [made(step, torch.arange(3.0) + number, 0.5 * number) for number in range(2 * cuda_graph.WARM_UP_CALLS + 1)]
     assert made.graph is not None
-    assert collected == [True] * cuda_graph.EAGER + [False] + [True] * (cuda_graph.EAGER + 1)  # the fourth call is the record
+    assert collected == [True] * cuda_graph.WARM_UP_CALLS + [False] + [True] * (cuda_graph.WARM_UP_CALLS + 1)  # the fourth call is the record
     for number, output in enumerate(outputs):
         assert torch.equal(output, (torch.arange(3.0) + number) * (0.5 * number))
 
@@ -88,7 +93,7 @@ def test_a_record_that_fails_leaves_nothing_half_made(monkeypatch):
     monkeypatch.setattr(torch.cuda, "graph", lambda record, stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "device", lambda device: contextlib.nullcontext())
     made = Replayed(torch.device("cpu"))
-    made.eager = 0
+    made.warm_up = 0
     for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             made(step, torch.arange(3.0))
@@ -112,8 +117,8 @@ def test_a_solver_goes_when_it_is_no_longer_used(small):
 @pytest.mark.parametrize("name", CASES)
 def test_replayed_training_is_that_of_single_calls_to_the_bit(small, monkeypatch, name):
     found = []
-    for eager in (10**9, cuda_graph.EAGER):
-        monkeypatch.setattr(cuda_graph, "EAGER", eager)
+    for eager in (10**9, cuda_graph.WARM_UP_CALLS):
+        monkeypatch.setattr(cuda_graph, "WARM_UP_CALLS", eager)
         made = solver(small, *CASES[name], device="cuda")
         found.append(epochs(made))
         assert (made.replayed.graph is None) == (eager == 10**9)
@@ -127,13 +132,13 @@ def test_a_run_on_a_gpu_that_was_stopped_goes_on_to_the_same_weights(small):
     settings = [*toy_arguments(small, "--eval_every", "1", "--precision", "float32"), "--device", "cuda"]
     whole = ICMR.main(settings)
     stopped = ICMR.Solver(ICMR.parse(settings))
-    step = stopped.run_step
+    take = stopped.take
 
     def stopping(*inputs):
-        stopped.stop_signal = 15 if (stopped.epoch, stopped.step) == (1, 2) else None
-        return step(*inputs)
+        stopped.stop.signal = 15 if (stopped.run.epoch, stopped.run.step) == (1, 2) else None
+        return take(*inputs)
 
-    stopped.run_step = stopping
+    stopped.take = stopping
     with pytest.raises(SystemExit):
         stopped.train()
     resumed = ICMR.main([*settings, "--resume"])

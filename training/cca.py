@@ -10,7 +10,7 @@ from torch.linalg import solve_triangular
 from torch.nn.functional import normalize
 
 RIDGES = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)  # each times a modality's mean variance
-HELD_OUT = 8  # an eighth of the pairs judges the ridge
+HOLDOUT_STEP = 8  # every eighth pair is held out, here to judge the ridge
 
 
 @dataclass
@@ -87,7 +87,7 @@ def choose_ridge(image: Tensor, text: Tensor, dimensions: int, seed: int) -> flo
     :func:`partner_rank`.
     """
     order = torch.randperm(len(image), generator=torch.Generator().manual_seed(seed)).to(image.device)
-    held_out, kept = order[:len(order) // HELD_OUT], order[len(order) // HELD_OUT:]
+    held_out, kept = order[:len(order) // HOLDOUT_STEP], order[len(order) // HOLDOUT_STEP:]
     cca = CCA(image[kept], text[kept])
 
     def score(ridge: float) -> float:

@@ -93,6 +93,26 @@ def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[Fus
     return model.eval(), content
 
 
+def load_trained(path: str | os.PathLike, bits: int | None, expect: dict | None = None
+                 ) -> tuple[FusionModel | HashModel, dict]:
+    """A model that ICMR.py trained: of one code length, or with ``bits`` None the real-valued fusion.
+
+    Raises:
+        InputError: as :func:`load_model`, or when the checkpoint holds another kind of model or another code length, or
+            doesn't say how it was trained.
+    """
+    model, content = load_model(path, expect)
+    wanted = FusionModel if bits is None else HashModel
+    if not isinstance(model, wanted):
+        raise InputError(f"{path}: holds a {type(model).__name__}, expected a {wanted.__name__}; train again")
+    if bits is not None and model.hash_lens != [bits]:
+        raise InputError(f"{path}: holds codes of {model.hash_lens} bits, expected {bits}; train again")
+    if missing := {"epoch", "scale", "config", "chosen"} - content.keys():
+        raise InputError(f"{path}: says nothing of {', '.join(sorted(missing))}, as those of an older version; train "
+                         f"again")
+    return model, content
+
+
 def _first_line(error: Exception) -> str:
     line = (str(error).strip().splitlines() or [""])[0]
     return f"{type(error).__name__}: {line if len(line) <= 120 else line[:119] + '…'}"

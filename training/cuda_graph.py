@@ -11,7 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-EAGER = 3  # steps before the recording, in which libraries set themselves up and the optimizer makes its state
+WARM_UP_CALLS = 3  # before the recording, in which libraries set themselves up and the optimizer makes its state
 
 
 class Replayed:
@@ -24,7 +24,7 @@ class Replayed:
     def __init__(self, device: torch.device):
         self.device = device
         self.inputs: list[Tensor] = []
-        self.eager = EAGER
+        self.warm_up = WARM_UP_CALLS
         self.stream: torch.cuda.Stream | None = None
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -35,8 +35,8 @@ class Replayed:
                            for each in inputs]
         for place, value in zip(self.inputs, inputs):
             place.copy_(value) if isinstance(value, Tensor) else place.fill_(value)
-        if self.eager:
-            self.eager -= 1
+        if self.warm_up:
+            self.warm_up -= 1
             return self.beside(step)
         if self.graph is None:
             self.record(step)

@@ -1,6 +1,6 @@
-"""What the training pairs tell of themselves, without labels: which are alike, and how surely partners can be told.
+"""What the training pairs tell of themselves, without labels: which are neighbours, and how surely partners can be told.
 
-The structure that the contrastive losses aim at, and the two temperatures that follow from the data.
+The neighbours that the contrastive losses aim at, and the two temperatures that follow from the data.
 """
 
 from __future__ import annotations
@@ -13,14 +13,15 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from training.cca import CCA, HELD_OUT
+from model import sign
+from training.cca import CCA, HOLDOUT_STEP
 
-DIMENSIONS = 128
+DIMENSIONS = 128  # of the shared space
 RIDGE = 0.5  # of a modality's mean variance
-UNSURE = 0.5  # UCMFH's temperature, here that of pairs which can't be told apart at all
-LOWEST = 0.05
-FEWEST = 16  # held-out pairs that say how surely partners can be told
-SAMPLE = 8  # batches that the structure temperature is measured on
+MIN_TEMPERATURE = 0.05
+MAX_TEMPERATURE = 0.5  # UCMFH's, here that of pairs which can't be told apart at all
+MIN_HELD_OUT_PAIRS = 16  # that say how surely partners can be told
+SAMPLED_BATCHES = 8  # that the temperature of the neighbours is measured on
 
 
 def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
@@ -35,11 +36,12 @@ def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(normalize(project(side), dim=1).to(side.dtype) for project, side in zip(maps, (image, text)))
 
 
-def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor:
-    """How much the other pairs of a batch are like each pair: rows of softmax(similarity / temperature), 0 for itself.
+def feature_neighbours(image: Tensor, text: Tensor, temperature: float) -> Tensor:
+    """How much the other pairs of a batch are neighbours of each pair by their features: softmax(similarity /
+    temperature) in each row, 0 for the pair itself.
 
-    The similarity is the mean of the two modalities' cosines, as in DJSRH (Su et al., ICCV 2019): pairs are alike when
-    both their images and their texts say so.
+    The similarity is the mean of the two modalities' cosines, as in DJSRH (Su et al., ICCV 2019): pairs are neighbours
+    when both their images and their texts say so.
 
     Args:
         image, text: (B, d) each, rows of length 1, from :func:`shared_space`.
@@ -51,12 +53,12 @@ def structure_targets(image: Tensor, text: Tensor, temperature: float) -> Tensor
     return torch.softmax(similarity.fill_diagonal_(-torch.inf) / temperature, dim=1)
 
 
-def nearest_codes(image: Tensor, text: Tensor, alike: float) -> Tensor:
-    """Which pairs of a batch have the most similar codes: rows of 1 / k for the k nearest by Hamming distance.
+def code_neighbours(image: Tensor, text: Tensor, fraction: float) -> Tensor:
+    """The neighbours of each pair of a batch by their codes: 1 / k for the k nearest by Hamming distance, else 0.
 
-    A pair's code is the sign of the sum of its two sides, as in late fusion; k is the share ``alike`` of the batch.
-    Nearest neighbours in the space being learned serve as positives as in NNCLR (Dwibedi et al., ICCV 2021), here for
-    codes and within the batch.
+    A pair's code is the sign of the sum of its two sides, as in late fusion; k is ``fraction`` of the batch. Nearest
+    neighbours in the space being learned serve as positives as in NNCLR (Dwibedi et al., ICCV 2021), here for codes and
+    within the batch.
 
     Args:
         image, text: (B, bits) each, x of tanh(scale * x).
@@ -65,28 +67,29 @@ def nearest_codes(image: Tensor, text: Tensor, alike: float) -> Tensor:
         (B, B), rows adding up to 1, 0 for the pair itself.
     """
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        codes = torch.where(image + text >= 0, 1.0, -1.0)
+        codes = sign(image + text)
         similarity = (codes @ codes.T).fill_diagonal_(-torch.inf)
-        nearest = similarity.topk(min(max(1, round(alike * len(codes))), len(codes) - 1), dim=1).indices
+        nearest = similarity.topk(min(max(1, round(fraction * len(codes))), len(codes) - 1), dim=1).indices
         return torch.zeros_like(similarity).scatter_(1, nearest, 1 / nearest.shape[1])
 
 
-def structure_temperature(image: Tensor, text: Tensor, batch: int, alike: float) -> float:
-    """The temperature at which a pair is like the share ``alike`` of its batch, on average.
+def neighbour_temperature(image: Tensor, text: Tensor, batch: int, fraction: float) -> float:
+    """The temperature of :func:`feature_neighbours` at which a pair has ``fraction`` of its batch as neighbours, on
+    average.
 
-    The number of pairs that one is like is the perplexity of its row of :func:`structure_targets`, the exponential of
-    its entropy, as t-SNE sets its bandwidth (van der Maaten & Hinton, JMLR 2008, eq. 4).
+    The number of a pair's neighbours is the perplexity of its row, the exponential of its entropy, as t-SNE sets its
+    bandwidth (van der Maaten & Hinton, JMLR 2008, eq. 4).
 
     Args:
         image, text: (n, d) each, rows of length 1, from :func:`shared_space`; n at least ``batch``.
     """
-    rows = _shuffled(len(image))[:len(image) // batch * batch].view(-1, batch)[:SAMPLE]
+    rows = _shuffled(len(image))[:len(image) // batch * batch].view(-1, batch)[:SAMPLED_BATCHES]
 
-    def number_alike(temperature: float) -> float:
-        targets = torch.cat([structure_targets(image[some], text[some], temperature) for some in rows])
+    def neighbours(temperature: float) -> float:
+        targets = torch.cat([feature_neighbours(image[some], text[some], temperature) for some in rows])
         return exp(-torch.xlogy(targets, targets).sum(dim=1).mean().item())
 
-    return _where(number_alike, alike * batch, 1e-3, 10.0)
+    return _where(neighbours, fraction * batch, 1e-3, 10.0)
 
 
 def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], batch: int) -> dict[int, float]:
@@ -96,7 +99,7 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
 
     L(t) is InfoNCE (van den Oord et al., 2018, eq. 4, both directions) at temperature t, on batches of pairs that were
     held out when the canonical directions were computed, with the cosines in as many of the directions as the code has
-    bits. u is the share of the uncertainty about an item's partner that the features leave: 1 where they say nothing,
+    bits. u is the part of the uncertainty about an item's partner that the features leave: 1 where they say nothing,
     which gives UCMFH's 0.5; near 0 where partners are certain. The better partners can be told, the finer the
     differences that a code can learn, and a low temperature is what makes it learn them.
 
@@ -107,9 +110,9 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
         Temperatures from 0.05 to 0.5 by code length; 0.5 where fewer than 16 pairs can be held out.
     """
     rows = _shuffled(len(image))
-    held_out, rest = rows[::HELD_OUT], torch.cat([rows[start::HELD_OUT] for start in range(1, HELD_OUT)])
+    held_out, rest = rows[::HOLDOUT_STEP], torch.cat([rows[start::HOLDOUT_STEP] for start in range(1, HOLDOUT_STEP)])
     if not measurable(len(rows), batch):
-        return dict.fromkeys(lengths, UNSURE)
+        return dict.fromkeys(lengths, MAX_TEMPERATURE)
     batch = min(batch, len(held_out))
     maps = CCA(image[rest], text[rest]).maps(RIDGE, max(lengths))
     held_out = held_out[:len(held_out) // batch * batch]
@@ -125,14 +128,14 @@ def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], b
             return cross_entropy(both / exp(log_t), partner.repeat(2)).item()
 
         least = minimize_scalar(loss, bounds=(log(0.01), log(10.0)), method="bounded").fun  # convex in 1 / t
-        return min(max(UNSURE * float(least) / log(batch), LOWEST), UNSURE)
+        return min(max(MAX_TEMPERATURE * float(least) / log(batch), MIN_TEMPERATURE), MAX_TEMPERATURE)
 
     return {bits: temperature(bits) for bits in lengths}
 
 
 def measurable(pairs: int, batch: int) -> bool:
     """Whether so many training pairs, in such batches, are enough for :func:`contrast_temperatures` to measure."""
-    return min(batch, -(-pairs // HELD_OUT)) >= FEWEST
+    return min(batch, -(-pairs // HOLDOUT_STEP)) >= MIN_HELD_OUT_PAIRS
 
 
 def _shuffled(rows: int) -> Tensor:

@@ -1,0 +1,100 @@
+"""What a training aims at: the loss of a batch, the neighbours it draws together, and the temperatures of both.
+
+The loss is contrastive (loss.py): it pulls partners together and pushes all other pairs apart. A part of each target,
+the mixing weight, goes to a pair's neighbours in the batch instead of its partner (targets.py). The weight falls from
+``structure_start`` to ``structure_end`` over the training, so that coarse differences are learned first and fine ones
+last. A ``code_weight`` of the neighbours is chosen by the codes as far as they are learned, the rest by the features.
+No label is used anywhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from common import processes
+from common.console import warn
+from loss import BalancedContrastiveLoss, ContrastiveLoss
+from training.targets import (DIMENSIONS, MAX_TEMPERATURE, code_neighbours, contrast_temperatures, feature_neighbours,
+                              measurable, neighbour_temperature, shared_space)
+
+if TYPE_CHECKING:
+    from training.settings import Settings
+
+
+class Objective:
+    """The loss of batches of training pairs.
+
+    Args:
+        config: the settings of ICMR.py.
+        image, text: the features of all training pairs as the model sees them, (n, d_i) and (n, d_t), without noise.
+        hash_lens: the code lengths; none for the real-valued fusion.
+        name: of the data set, for warnings.
+
+    ``chosen`` says what follows from the training pairs: the temperatures.
+    """
+
+    def __init__(self, config: Settings, image: Tensor, text: Tensor, hash_lens: Sequence[int], name: str):
+        self.config, self.hash_lens = config, list(hash_lens)
+        self.chosen: dict[str, float | dict[str, float]] = {}
+        self.shared: tuple[Tensor, Tensor] | None = None
+        if max(config.structure_start, config.structure_end) > 0:
+            self.shared = shared_space(image, text)
+            self.chosen["structure_temperature"] = neighbour_temperature(*self.shared, config.batch_size, config.alike)
+        self.losses = {width: self._loss(temperature)
+                       for width, temperature in self._temperatures(image, text, name).items()}
+
+    def _temperatures(self, image: Tensor, text: Tensor, name: str) -> dict[int, float]:
+        """The temperature of the loss at each width: those of the codes, and of what UCMFH's fusion gives."""
+        config, widths = self.config, list(self.hash_lens)
+        if (config.fusion == "transformer" or not widths) and DIMENSIONS not in widths:
+            widths.append(DIMENSIONS)
+        if config.temperature:
+            temperatures = dict.fromkeys(widths, config.temperature)
+        else:
+            temperatures = contrast_temperatures(image, text, widths, config.batch_size)
+            if min(temperatures.values()) == MAX_TEMPERATURE and measurable(len(image), config.batch_size):
+                warn(f"{name}: the texts of images can't be told from other texts; are the rows of both in the same "
+                     f"order?")
+        self.chosen["temperature"] = {str(width): temperature for width, temperature in temperatures.items()}
+        return temperatures
+
+    def _loss(self, temperature: float) -> ContrastiveLoss:
+        if self.config.loss == "balanced":
+            return BalancedContrastiveLoss(temperature, self.config.positive_weight)
+        return ContrastiveLoss(temperature)
+
+    def weight(self, progress: float) -> float:
+        """The mixing weight of the neighbours when ``progress``, in [0, 1], of the training is done."""
+        return (1 - progress) * self.config.structure_start + progress * self.config.structure_end
+
+    def neighbours(self, rows: Tensor) -> Tensor | None:
+        """The neighbours, (B, B), of the training pairs ``rows`` (B,) by their features; None where none are wanted."""
+        if self.shared is None:
+            return None
+        return feature_neighbours(*(side[rows] for side in self.shared), self.chosen["structure_temperature"])
+
+    def with_codes(self, neighbours: Tensor | None, image: Tensor, text: Tensor) -> Tensor | None:
+        """The neighbours by features (B, B) mixed with those by codes, the signs of x of both sides (B, bits)."""
+        if neighbours is None or not self.config.code_weight:
+            return neighbours
+        nearest = code_neighbours(image, text, self.config.alike)
+        return torch.lerp(neighbours, nearest.to(neighbours.dtype), self.config.code_weight)
+
+    def of_codes(self, codes: tuple[Tensor, Tensor], neighbours: Tensor | None, weight: float | Tensor) -> Tensor:
+        """The loss of a batch's codes, (B, bits of all lengths) of images and of texts: the mean over the code lengths.
+
+        Args:
+            neighbours: (B, B), from :meth:`with_codes`.
+            weight: of the neighbours, from :meth:`weight`.
+        """
+        image, text = (code.split(self.hash_lens, dim=1) for code in codes)
+        return sum(self.losses[bits](image[i], text[i], neighbours, weight)
+                   for i, bits in enumerate(self.hash_lens)) / len(self.hash_lens)
+
+    def of_fused(self, image: Tensor, text: Tensor, neighbours: Tensor | None, weight: float | Tensor) -> Tensor:
+        """The loss of what UCMFH's fusion Transformer gives for this process's part of a batch, (n, width) each."""
+        return self.losses[DIMENSIONS](processes.gather(image), processes.gather(text), neighbours, weight)

@@ -1,0 +1,25 @@
+"""Random numbers that depend on the seed and on how far a training is, and on nothing else."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common import processes
+
+
+def derived_seed(*numbers: int) -> int:
+    """A seed that depends on all the numbers, such as a run's seed and the epoch: also in a run that was interrupted."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_process(seed: int, epoch: int = 0, step: int = 0) -> None:
+    """Give every process its own dropout and noise; the first has those of a run of one."""
+    if processes.rank():
+        torch.manual_seed(derived_seed(seed, epoch, step, processes.rank()))
+
+
+def order_of_pairs(pairs: int, seed: int, epoch: int) -> Tensor:
+    """The order in which an epoch visits the training pairs, int64 (pairs,)."""
+    return torch.randperm(pairs, generator=torch.Generator().manual_seed(derived_seed(seed, epoch)))

@@ -1,0 +1,59 @@
+"""Where a run keeps its files: the folder of its results, its models, and the state of a run in progress."""
+
+from __future__ import annotations
+
+import itertools
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.atomic_files import check_writable
+
+if TYPE_CHECKING:
+    from training.settings import Settings
+
+
+class RunFiles:
+    """The paths of a run on a data set; tasks 1 and 3 are of hash codes, tasks 0 and 2 of the real-valued fusion."""
+
+    def __init__(self, config: Settings, dataset: str):
+        self.config, self.dataset = config, dataset
+        self.kind = "hash" if config.task in (1, 3) else "real"
+        self.models = Path(config.checkpoint_dir) / self.kind
+        run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{self.kind}-seed{config.seed}"
+        self.results = Path(config.results_dir) / dataset / run_name
+
+    def model(self, bits: int | None) -> Path:
+        """UCMFH's file names: ``real/<dataset>_fusion.pth`` and ``hash/<dataset>_hash_<bits>.pth``."""
+        return self.models / f"{self.dataset}_{'fusion' if bits is None else f'hash_{bits}'}.pth"
+
+    @property
+    def state(self) -> Path:
+        """A run in progress: ``hash/<dataset>_hash_16_32_state.pth`` or ``real/<dataset>_fusion_state.pth``."""
+        kind = "hash_" + "_".join(map(str, self.config.hash_lens)) if self.kind == "hash" else "fusion"
+        return self.models / f"{self.dataset}_{kind}_state.pth"
+
+    def claim(self, training: bool) -> None:
+        """Make the folders, and prove that files can be written there, before any work is done.
+
+        A run without a name gets a folder that no other run has. Raises :class:`InputError` if a folder refuses files.
+        """
+        if not self.config.run_name:
+            self.results = unused(self.results)
+        check_writable(self.results, "results_dir")
+        if training:
+            check_writable(self.models, "checkpoint_dir")
+
+
+def unused(folder: Path) -> Path:
+    """``folder``, or with -2, -3, ... at its end where another run has it; made, so that no other takes it."""
+    for number in itertools.count(1):
+        try:
+            path = folder if number == 1 else folder.with_name(f"{folder.name}-{number}")
+            path.mkdir(parents=True)
+            return path
+        except FileExistsError:
+            if not path.exists():  # a parent is a link to nowhere
+                return folder
+        except OSError:
+            return folder  # where check_writable says why not

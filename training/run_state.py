@@ -1,0 +1,97 @@
+"""How far a training is, and its state on the disk, from which it can be resumed to the same weights bit for bit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common import processes
+from common.errors import InputError
+from training import checkpoint
+from training.randomness import seed_process
+
+STATISTICS = ("loss", "mean_abs", "saturation", "quantization_error", "bit_balance")  # of a step; of task 0 the first
+SAME_DATA = ("dataset", "image_dim", "text_dim", "fingerprint")  # in the order that explains most
+ADVICE = "stopped, no trained model was replaced; try a smaller --lr or a larger --temperature"
+
+
+@dataclass
+class RunState:
+    """Everything that the rest of a training depends on besides its settings, its weights and its random numbers."""
+
+    epoch: int = 0  # whole epochs that are done
+    step: int = 0  # steps that are done of the epoch after them
+    seconds: float = 0.0  # of training
+    statistics: list[Tensor] = field(default_factory=list)  # STATISTICS of each step of the epoch in progress
+    log: list[dict] = field(default_factory=list)  # one entry an epoch
+    history: list[dict] = field(default_factory=list)  # one entry an evaluation
+
+    def means(self) -> dict[str, float]:
+        """The means of the STATISTICS over the steps done. Raises :class:`InputError` if a loss is not finite."""
+        values = torch.stack(self.statistics).double().cpu().numpy()
+        for step, loss in enumerate(values[:, 0], start=1):
+            if not np.isfinite(loss):
+                raise InputError(f"the loss is {loss} in epoch {self.epoch + 1}, step {step}: {ADVICE}")
+        return dict(zip(STATISTICS, values.mean(axis=0).tolist()))
+
+    def end_epoch(self, **also: float) -> dict:
+        """Count the epoch as done; append its means, its seconds and what ``also`` is known of it to the log."""
+        means = self.means()
+        seconds = self.seconds - sum(earlier["seconds"] for earlier in self.log)
+        self.epoch, self.step, self.statistics = self.epoch + 1, 0, []
+        self.log.append({"epoch": self.epoch, **also, **means, "seconds": seconds})
+        return self.log[-1]
+
+
+def save(path: Path, about: dict, run: RunState, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Save everything that the rest of the run depends on; ``about`` says which run it is. The first process writes."""
+    device = next(model.parameters()).device
+    random = processes.of_all(torch.get_rng_state())  # one a process
+    random_cuda = processes.of_all(torch.cuda.get_rng_state(device)) if device.type == "cuda" else []
+    if processes.rank() == 0:
+        checkpoint.save(path, {**about, **vars(run), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
+                               "random": random, "random_cuda": random_cuda})
+
+
+def load(path: Path, about: dict, outcome: dict[str, object], run: RunState, model: nn.Module,
+         optimizer: torch.optim.Optimizer) -> None:
+    """Bring a run, its model and its optimizer to the saved state.
+
+    Args:
+        about: what the checkpoint must say of the data.
+        outcome: the settings that must be those of the interrupted run.
+
+    Raises:
+        InputError: there is no such state, it is damaged, or it is another run's.
+    """
+    device = next(model.parameters()).device
+    state = checkpoint.load(path, {key: about[key] for key in SAME_DATA})
+    try:
+        for name, value in outcome.items():
+            if state["config"].get(name) != value:
+                raise InputError(f"{path}: --{name} does not match: the interrupted run has "
+                                 f"{state['config'].get(name)}, this one {value}; give the same, or start a new run "
+                                 f"without --resume")
+        model.load_state_dict(state["model"])
+        capturable = optimizer.param_groups[0]["capturable"]
+        optimizer.load_state_dict(state["optimizer"])
+        for group in optimizer.param_groups:
+            group["capturable"] = capturable  # the interrupted run may have been on another device
+        run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
+        run.statistics = [values.to(device) for values in state["statistics"]]
+        run.log, run.history = state["log"], state["history"]
+        seed_process(outcome["seed"], run.epoch, run.step)  # for processes that the interrupted run didn't have
+        for random in state["random"][processes.rank():][:1]:
+            torch.set_rng_state(random)
+        for random in state["random_cuda"][processes.rank():][:1]:
+            if device.type == "cuda":
+                torch.cuda.set_rng_state(random, device)
+    except InputError:
+        raise
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        raise InputError(f"{path}: not the state of an interrupted run ({type(error).__name__}: {error}); start without "
+                         f"--resume") from error
