@@ -166,7 +166,7 @@ def rerank(x: np.ndarray, codes: np.ndarray, distance: np.ndarray, row: np.ndarr
 
 
 def parameters(kind: str, count: int, bits: int) -> dict[str, int]:
-    """What an index over ``count`` codes is made with; ``benchmarks/search_speed.py`` measures the recall (SEARCH.md).
+    """What an index over ``count`` codes is made with; ``benchmarks/search_speed.py`` measures the recall (docs/search.md).
 
     - ``ivf``: ``nlist`` is the power of two nearest to the square root of the count, so that ranking the lists and
       scanning one cost about the same; ``nprobe`` 16 of them are scanned.

@@ -803,8 +803,8 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
 def test_noise_flips_as_many_bits_as_asked():
     real = np.random.default_rng(3).integers(0, 256, (5, 8), dtype=np.uint8)
     made = search_speed.noisy(real, 4000, 0.1, np.random.default_rng(0), np.empty((4000, 8), np.uint8))
-    nearest, _ = nearest.Flat(real).nearest(made, 1)
-    assert abs(nearest.mean() / 64 - 0.1) < 0.01
+    distance, _ = nearest.Flat(real).nearest(made, 1)
+    assert abs(distance.mean() / 64 - 0.1) < 0.01
 
 
 # --- the documentation ----------------------------------------------------------------------------
@@ -839,11 +839,11 @@ class Recorder:
 def test_the_documentations_code_sends_every_code_to_a_database(cli, monkeypatch, database):
     cli.build()
     cli("export", "--out", "codes.parquet")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "SEARCH.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
     block = next(block for block in blocks if database in block)
     client = Recorder()
     monkeypatch.setitem(sys.modules, database, client)
-    exec(compile(block, "SEARCH.md", "exec"), {})
+    exec(compile(block, "docs/search.md", "exec"), {})
     index = Index.load("index/toy/12")
     sent = [code for _, code in client.rows]
     if database == "pymilvus":
@@ -856,11 +856,11 @@ def test_the_documentations_code_sends_every_code_to_a_database(cli, monkeypatch
 
 def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "SEARCH.md").read_text(), re.DOTALL)
+    block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
                  if "Index.build" in block)
     block = block.replace('load_dataset("openmoji")', f'load_dataset("toy", {str(toy / "data")!r})')
     block = block.replace("checkpoints/hash/openmoji_hash_64.pth", str(toy / "toy_hash_12.pth"))
-    exec(compile(block, "SEARCH.md", "exec"), {})
+    exec(compile(block, "docs/search.md", "exec"), {})
     assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS + QUERIES
 
 
