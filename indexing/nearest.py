@@ -3,8 +3,8 @@
 Codes are uint8 rows from ``metric.pack_codes``. Every search orders its results by distance and, among equal distances,
 by row: whoever splits the rows and merges the answers gets the same answer.
 
-The exact search (:func:`hamming_loops.find_nearest`) runs on the code array where it is, also a memory-mapped one, and needs
-next to no memory besides. Radius searches and the approximate indexes are faiss's.
+The exact search (:func:`common.hamming_loops.find_nearest`) runs on the code array where it is, also a memory-mapped
+one, and needs next to no memory besides. Radius searches and the approximate indexes are faiss's.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import torch
 from common.hamming_loops import find_nearest, in_threads
 
 KINDS = ("flat", "ivf", "hnsw", "hash")
-NOTHING = -1  # the row where an approximate index found fewer than asked for
+NO_ROW = -1  # stands where an approximate index found fewer items than asked for
 
-_QUERIES = 256  # of a thread that go through the codes together
-_BLOCK = 8192  # codes that they go through together, which stay in the cache
-_ADD_ROWS = 1 << 18
+QUERY_BLOCK = 256  # queries of a thread that go through the codes together
+CODE_BLOCK = 8192  # codes that they are compared with before the next, so that these stay in the cache
+ADDED_ROWS = 1 << 18  # codes added to a faiss index at once
 
 
 class Searcher(Protocol):
@@ -62,10 +62,10 @@ class Flat:
         topk = min(topk, rows.stop - rows.start)
         distance, row = np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
         (item, width), (query, _) = as_words(self.codes[rows]), as_words(queries)
-        for start in range(0, len(queries), _QUERIES):
-            some = slice(start, start + _QUERIES)
-            find_nearest(query[start * width:(start + _QUERIES) * width], item, (0,) * width, _BLOCK, distance[some],
-                         row[some])
+        for start in range(0, len(queries), QUERY_BLOCK):
+            some = slice(start, start + QUERY_BLOCK)
+            find_nearest(query[start * width:(start + QUERY_BLOCK) * width], item, (0,) * width, CODE_BLOCK,
+                         distance[some], row[some])
         return distance, row + (self.first_row + rows.start)
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -88,10 +88,10 @@ class Approximate(Flat):
         self.index = index
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
-        """As :meth:`Searcher.nearest`, but may miss some. Places left empty, at the end, have row :data:`NOTHING`."""
+        """As :meth:`Searcher.nearest`, but may miss some. Places left empty, at the end, have row :data:`NO_ROW`."""
         with _threads_for(len(queries)):
             distance, row = self.index.search(queries, topk)
-        distance[row == NOTHING] = np.iinfo(np.int32).max
+        distance[row == NO_ROW] = np.iinfo(np.int32).max
         order = np.lexsort((row, distance), axis=1)
         return np.take_along_axis(distance, order, axis=1), np.take_along_axis(row, order, axis=1)
 
@@ -155,7 +155,7 @@ def rerank(x: np.ndarray, codes: np.ndarray, distance: np.ndarray, row: np.ndarr
     """
     products = np.full(row.shape, -np.inf)
     for query, candidates, product in zip(x.astype(np.float64), row, products):
-        found = candidates != NOTHING
+        found = candidates != NO_ROW
         bits = np.unpackbits(codes[candidates[found]], axis=1, count=len(query), bitorder="little")
         product[found] = bits @ (2 * query) - query.sum()  # in float64 equal codes have equal products
     order = np.lexsort((row, -products), axis=1)[:, :topk]
@@ -166,7 +166,7 @@ def rerank(x: np.ndarray, codes: np.ndarray, distance: np.ndarray, row: np.ndarr
 
 
 def parameters(kind: str, count: int, bits: int) -> dict[str, int]:
-    """What an index over ``count`` codes is made with; ``benchmarks/search_speed.py`` measures the recall (SEARCH.md).
+    """The parameters of an index over ``count`` codes; ``benchmarks/search_speed.py`` measures their recall.
 
     - ``ivf``: ``nlist`` is the power of two nearest to the square root of the count, so that ranking the lists and
       scanning one cost about the same; ``nprobe`` 16 of them are scanned.
@@ -205,8 +205,8 @@ def make(kind: str, codes: np.ndarray, chosen: dict[str, int],
 
 def add(index: faiss.IndexBinary, codes: np.ndarray, progress: Callable[[int], object] = lambda rows: None) -> None:
     """Append packed codes to a faiss index in blocks."""
-    for start in range(0, len(codes), _ADD_ROWS):
-        block = np.ascontiguousarray(codes[start:start + _ADD_ROWS])
+    for start in range(0, len(codes), ADDED_ROWS):
+        block = np.ascontiguousarray(codes[start:start + ADDED_ROWS])
         index.add(block)
         progress(len(block))
 

@@ -7,17 +7,21 @@ for codes, search their range and send what they found. The answer is that of on
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from indexing import nearest
 from common import processes
+from indexing import nearest
+from indexing.index import Index
 
-_NEAREST, _WITHIN, _STOP = range(3)
+NEAREST, WITHIN, STOP = range(3)  # what the first process asks of the others
 
 
 def world_size() -> int:
@@ -28,6 +32,31 @@ def world_size() -> int:
 def is_first() -> bool:
     """Whether this process is the one that reads queries and prints: the first of torchrun's, or the only one."""
     return os.environ.get("RANK", "0") == "0"
+
+
+@contextlib.contextmanager
+def open_index(folder: Path) -> Iterator[Index | None]:
+    """The index of a folder, spread over the processes of torchrun if there are several.
+
+    The first process gets the index; the others answer its queries until it leaves the context, and get None then.
+    Raises InputError as :meth:`Index.load`.
+    """
+    if world_size() == 1:
+        yield Index.load(folder)
+        return
+    dist.init_process_group("gloo")
+    try:
+        index = Index.load(folder, Sharded)
+        if processes.rank() == 0:
+            try:
+                yield index
+            finally:
+                index.searcher.stop()
+        else:
+            index.searcher.serve()
+            yield None
+    finally:
+        dist.destroy_process_group()
 
 
 class Sharded:
@@ -43,17 +72,17 @@ class Sharded:
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`nearest.Searcher.nearest`; exact."""
-        self._ask(_NEAREST, queries, topk)
+        self._ask(NEAREST, queries, topk)
         return self._nearest(queries, topk)
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`nearest.Searcher.within`; exact."""
-        self._ask(_WITHIN, queries, radius)
+        self._ask(WITHIN, queries, radius)
         return self._within(queries, radius)
 
     def stop(self) -> None:
         """Let the other processes go."""
-        self._ask(_STOP, np.empty((0, self.width), np.uint8), 0)
+        self._ask(STOP, np.empty((0, self.width), np.uint8), 0)
 
     def serve(self) -> None:
         """Answer the first process until it stops."""
@@ -61,23 +90,23 @@ class Sharded:
             question = torch.empty(3, dtype=torch.int64)
             dist.broadcast(question, 0)
             kind, count, number = question.tolist()
-            if kind == _STOP:
+            if kind == STOP:
                 return
             queries = torch.empty(count, self.width, dtype=torch.uint8)
             dist.broadcast(queries, 0)
-            (self._nearest if kind == _NEAREST else self._within)(queries.numpy(), number)
+            (self._nearest if kind == NEAREST else self._within)(queries.numpy(), number)
 
     def _ask(self, kind: int, queries: np.ndarray, number: int) -> None:
         dist.broadcast(torch.tensor([kind, len(queries), number]), 0)
-        if kind != _STOP:
+        if kind != STOP:
             dist.broadcast(torch.from_numpy(queries), 0)
 
     def _nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray] | None:
         distance, row = self.shard.nearest(queries, topk)
         parts = zip(_gather(distance.ravel()), _gather(row.ravel()))
         if self.rank == 0:
-            return nearest.merge_nearest([tuple(array.reshape(len(queries), -1) for array in part)
-                                                 for part in parts], topk)
+            return nearest.merge_nearest([tuple(array.reshape(len(queries), -1) for array in part) for part in parts],
+                                         topk)
 
     def _within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         parts = list(zip(*map(_gather, self.shard.within(queries, radius))))
@@ -86,7 +115,7 @@ class Sharded:
 
 
 def _gather(array: np.ndarray) -> list[np.ndarray]:
-    """The arrays (any length,) of all processes, in the first one; an empty list in the others."""
+    """The arrays (any length,) of all processes in the first one, an empty list in the others."""
     mine = torch.from_numpy(array)
     lengths = [torch.empty(1, dtype=torch.int64) for _ in range(dist.get_world_size())]
     dist.all_gather(lengths, torch.tensor([len(mine)]))

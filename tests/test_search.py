@@ -19,19 +19,22 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import search_speed
-from training import checkpoint
-from extraction import encoders
-from indexing import nearest
-from indexing import index as index_module
 import load_data
 import metric
 import search
-from reporting import search_page
+from benchmarks import search_speed
 from common.errors import InputError
+from extraction import encoders
+from indexing import encoding, nearest
+from indexing import index as index_module
+from indexing.encoding import Encoded
+from indexing.folder import NewVersion, read_faiss
 from indexing.index import Index
 from model import FusionModel, HashModel
+from reporting import search_page
+from reporting.search_text import result_lines
 from toy import write_toy
+from training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 IMAGE, TEXT, BITS, QUERIES, ITEMS = 9, 5, 12, 8, 150
@@ -56,7 +59,7 @@ def toy(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def data(toy):
-    return search.load_dataset("toy", toy / "data")
+    return load_data.load_dataset("toy", toy / "data")
 
 
 @pytest.fixture
@@ -90,8 +93,8 @@ def arrays(drawn):
 @pytest.mark.parametrize("width", [1, 2, 4, 6, 8, 16, 33])  # 33 bytes: distances beyond 255
 def test_the_exact_search_is_exact_over_many_blocks(width, monkeypatch):
     """Codes that get ever nearer make candidates in every block; few different codes make ties."""
-    monkeypatch.setattr(nearest, "_QUERIES", 30)
-    monkeypatch.setattr(nearest, "_BLOCK", 700)
+    monkeypatch.setattr(nearest, "QUERY_BLOCK", 30)
+    monkeypatch.setattr(nearest, "CODE_BLOCK", 700)
     random = np.random.default_rng(width)
     queries = random.integers(0, 256, (70, width), dtype=np.uint8)
     codes = random.integers(0, 256, (20, width), dtype=np.uint8)[random.integers(0, 20, 3000)]
@@ -205,7 +208,7 @@ def test_rerank_is_the_inner_product_with_the_codes():
 
 
 def test_an_index_holds_the_models_codes_in_the_order_of_ids(toy, data, build, monkeypatch):
-    monkeypatch.setattr(index_module, "CHUNK", 40)
+    monkeypatch.setattr(encoding, "CHUNK_ROWS", 40)
     made = build()
     model, _ = checkpoint.load_model(toy / "toy_hash_12.pth")
     order = np.argsort(data.retrieval.index)
@@ -246,7 +249,7 @@ def test_adding_is_building_at_once(data, build, tmp_path, kind, first):
         assert one.items == whole.items and one.about["parameters"] == whole.about["parameters"]
         found = one.query(text=data.query.text, topk=5)
         assert (found.distance == whole.query(text=data.query.text, topk=5).distance).mean() > 0.9
-        asked, codes = one.encode(text=data.query.text) >= 0, np.unpackbits(one.codes, axis=1, bitorder="little")
+        asked, codes = one.encode(text=data.query.text).codes > 0, np.unpackbits(one.codes, axis=1, bitorder="little")
         for query, ids, distances in zip(asked, found.id, found.distance):
             rows = np.searchsorted(one.ids, ids)
             assert ((codes[rows, :BITS] != query).sum(axis=1) == distances).all()  # each distance is that of its id
@@ -267,7 +270,7 @@ def test_a_source_that_the_search_could_not_read_is_refused(build, source, tmp_p
 
 def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(build, monkeypatch, data):
     made = build()
-    folder, read, replaced = made.folder, index_module.read_sidecar, []
+    folder, read, replaced = made.folder, index_module.read_manifest, []
 
     def replace_after_reading(folder):
         about = read(folder)
@@ -276,7 +279,7 @@ def test_an_index_that_is_replaced_while_it_is_opened_is_opened_again(build, mon
             made.add(image=data.retrieval.image[:2])
         return about
 
-    monkeypatch.setattr(index_module, "read_sidecar", replace_after_reading)
+    monkeypatch.setattr(index_module, "read_manifest", replace_after_reading)
     assert len(Index.load(folder)) == ITEMS + 2
 
 
@@ -334,9 +337,9 @@ def test_an_index_of_other_codes_than_its_own_is_refused(build):
     made = build("hnsw")
     about, path = made.about, made.folder / made.about["version"] / "faiss.index"
     with pytest.raises(InputError, match="holds 150 codes of 2 bytes"):
-        index_module._read_faiss(path, {**about, "count": ITEMS - 1})
+        read_faiss(path, {**about, "count": ITEMS - 1})
     with pytest.raises(InputError, match="holds 150 codes of 2 bytes"):
-        index_module._read_faiss(path, {**about, "bits": 17})
+        read_faiss(path, {**about, "bits": 17})
 
 
 def test_only_an_index_of_the_whole_split_is_evaluated(cli, capsys, toy, tmp_path):
@@ -347,7 +350,8 @@ def test_only_an_index_of_the_whole_split_is_evaluated(cli, capsys, toy, tmp_pat
     few = write_toy(tmp_path / "few", pairs=40, queries=5)
     cli("build", "--checkpoint", toy / "toy_hash_12.pth", "--dataset", "toy", "--data_dir", few / "data", "--folder",
         "few-index")
-    assert "holds 35 items; mAP@50 and recall@10 need 50 or more" in refused(capsys, "evaluate", "--folder", "few-index")
+    assert "holds 35 items; mAP@50 and recall@10 need 50 or more" in refused(capsys, "evaluate", "--folder",
+                                                                             "few-index")
 
 
 def test_an_exported_column_named_as_another_is_renamed(cli, toy, data, tmp_path):
@@ -379,9 +383,10 @@ import os, shutil, signal, sys
 from pathlib import Path
 import numpy as np, torch
 torch.set_num_threads(1)
-from indexing import index
+from indexing import encoding
+from indexing.folder import NewVersion
 from indexing.index import Index
-index.CHUNK = 30
+encoding.CHUNK_ROWS = 30
 folder, model, kind = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 random = np.random.default_rng(0)
 old, new = random.normal(size=(2, 90, {image})).astype("f4")
@@ -405,7 +410,7 @@ def dies_at(step, work):
                 return function(*args, **more)
             return call
         for module, name in ((os, "fsync"), (os, "replace"), (shutil, "copyfile"), (shutil, "rmtree"),
-                             (index, "_write_faiss")):
+                             (NewVersion, "write_faiss")):
             setattr(module, name, deadly(getattr(module, name)))
         try:
             work()
@@ -462,8 +467,8 @@ def test_an_interrupted_build_of_other_items_starts_anew(data, build):
 
 
 def test_an_interrupted_build_whose_items_changed_starts_anew(data, toy, tmp_path, monkeypatch):
-    monkeypatch.setattr(index_module, "CHUNK", 20)
-    monkeypatch.setattr(index_module, "_sample_hash", lambda array: "misses the change")
+    monkeypatch.setattr(encoding, "CHUNK_ROWS", 20)
+    monkeypatch.setattr(index_module, "sample_hash", lambda array: "misses the change")
     features = data.retrieval.image.numpy().copy()
 
     def build(progress):
@@ -479,7 +484,7 @@ def test_an_interrupted_build_whose_items_changed_starts_anew(data, toy, tmp_pat
     seen = []
     made = build(seen.append)
     assert seen[0] == 0
-    np.testing.assert_array_equal(made.codes, metric.pack_codes(metric.sign_codes(made.encode(image=features))))
+    np.testing.assert_array_equal(made.codes, made.encode(image=features).packed)
 
 
 def test_a_refused_build_leaves_no_folder(data, toy, tmp_path):
@@ -492,7 +497,7 @@ def test_a_refused_build_leaves_no_folder(data, toy, tmp_path):
 
 def test_one_process_writes_at_a_time(build):
     made = build()
-    with index_module._Version(made.folder, {}, None), pytest.raises(InputError, match="another process"):
+    with NewVersion(made.folder, {}, None), pytest.raises(InputError, match="another process"):
         build()
 
 
@@ -548,6 +553,9 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
     image = data.retrieval.image
     checkpoint.save_model(tmp_path / "two.pth", HashModel(IMAGE, TEXT, [4, 8], hidden=4))
     checkpoint.save_model(tmp_path / "fusion.pth", FusionModel(IMAGE, TEXT))
+    broken = HashModel(IMAGE, TEXT, [BITS], hidden=4)
+    torch.nn.init.constant_(broken.ImageMlp.tohash.bias, torch.nan)
+    checkpoint.save_model(tmp_path / "nan.pth", broken)
     for message, call in {
         r"text features: found float32 of shape \(8, 4\); expected .*5": lambda: made.query(text=good[:, :4]),
         "text features: row 3 has NaN": lambda: made.query(text=nan),
@@ -559,8 +567,8 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
         "rerank 151": lambda: made.query(text=good, rerank=151),
         "rerank 5: expected at least topk": lambda: made.query(text=good, topk=9, rerank=5),
         "radius 13": lambda: made.query_radius(text=good, radius=13),
-        "codes of 12 bits": lambda: made.query_encoded(np.ones((1, 64))),
-        "hash outputs: found NaN": lambda: made.query_encoded(np.full((1, BITS), np.nan)),
+        "codes of 12 bits": lambda: made.query_encoded(Encoded(np.ones((1, 64)), np.ones((1, 64)))),
+        "NaN or infinity in x": lambda: made.query_encoded(Encoded(np.ones((1, BITS)), np.full((1, BITS), np.nan))),
         "is in the index already": lambda: made.add(image=image[:1], ids=data.retrieval.index[:1]),
         "ids: 5 comes more than once": lambda: made.add(image=image[:2], ids=[5, 5]),
         "ids: found -1": lambda: made.add(image=image[:1], ids=[-1]),
@@ -569,6 +577,7 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
         "caption: found 1 rows; expected 2": lambda: made.add(image=image[:2], columns={"caption": ["a"]}),
         "columns: don't fit": lambda: made.add(image=image[:1], columns={"caption": [7]}),
         "--index tree": lambda: build("tree"),
+        "hash outputs: found NaN": lambda: Index.build(made.folder, tmp_path / "nan.pth", image=image),
         "of one code length": lambda: Index.build(made.folder, tmp_path / "two.pth", image=image),
         "expected a hash model": lambda: Index.build(made.folder, tmp_path / "fusion.pth", image=image),
     }.items():
@@ -641,9 +650,8 @@ def test_build_query_and_the_rest(toy, data, cli, tmp_path):
     assert table["id"].to_pylist() == index.ids.tolist()
     assert table["caption"].to_pylist() == [f"item <{item}>" for item in index.ids]
     table = cli("evaluate", "--rerank", "60").splitlines()
-    outputs = index.encode(text=data.query.text), index.encode(image=data.retrieval.image)
-    signs = [metric.sign_codes(x) for x in outputs]
-    expected = metric.mean_average_precision(*signs, data.query.label, data.retrieval.label, 50)
+    codes = index.encode(text=data.query.text).codes, index.encode(image=data.retrieval.image).codes
+    expected = metric.mean_average_precision(*codes, data.query.label, data.retrieval.label, 50)
     assert f"{expected:.4f}" in table[2] and table[4].startswith("the best 60 reranked")
 
     assert "8 items added, 158 in all" in cli("add", "--dataset", "toy", "--data_dir", toy / "data", "--split", "query")
@@ -803,8 +811,8 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
 def test_noise_flips_as_many_bits_as_asked():
     real = np.random.default_rng(3).integers(0, 256, (5, 8), dtype=np.uint8)
     made = search_speed.noisy(real, 4000, 0.1, np.random.default_rng(0), np.empty((4000, 8), np.uint8))
-    nearest, _ = nearest.Flat(real).nearest(made, 1)
-    assert abs(nearest.mean() / 64 - 0.1) < 0.01
+    distance, _ = nearest.Flat(real).nearest(made, 1)
+    assert abs(distance.mean() / 64 - 0.1) < 0.01
 
 
 # --- the documentation ----------------------------------------------------------------------------
@@ -839,11 +847,11 @@ class Recorder:
 def test_the_documentations_code_sends_every_code_to_a_database(cli, monkeypatch, database):
     cli.build()
     cli("export", "--out", "codes.parquet")
-    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "SEARCH.md").read_text(), re.DOTALL)
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
     block = next(block for block in blocks if database in block)
     client = Recorder()
     monkeypatch.setitem(sys.modules, database, client)
-    exec(compile(block, "SEARCH.md", "exec"), {})
+    exec(compile(block, "docs/search.md", "exec"), {})
     index = Index.load("index/toy/12")
     sent = [code for _, code in client.rows]
     if database == "pymilvus":
@@ -856,17 +864,17 @@ def test_the_documentations_code_sends_every_code_to_a_database(cli, monkeypatch
 
 def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, capsys):
     monkeypatch.chdir(tmp_path)
-    block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "SEARCH.md").read_text(), re.DOTALL)
+    block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
                  if "Index.build" in block)
     block = block.replace('load_dataset("openmoji")', f'load_dataset("toy", {str(toy / "data")!r})')
     block = block.replace("checkpoints/hash/openmoji_hash_64.pth", str(toy / "toy_hash_12.pth"))
-    exec(compile(block, "SEARCH.md", "exec"), {})
+    exec(compile(block, "docs/search.md", "exec"), {})
     assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS + QUERIES
 
 
 @pytest.mark.parametrize("width", [40, 41, 42, 43])
 def test_a_line_of_results_fits_the_terminal(width):
     rows = [{"rank": 1, "id": 3, "distance": 2, "emoji": "😺", "caption": "一只微笑的猫" * 10}]
-    line = search.text_lines(rows, width)[1]
+    line = result_lines(rows, width)[1]
     wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in line)
     assert line.endswith("…") and width - 1 <= len(line) + wide <= width

@@ -1,0 +1,71 @@
+"""How well an index ranks the items of its data set for the queries of the query split."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+import metric
+from common.errors import InputError
+from indexing.index import NO_ID, Index
+from load_data import Dataset
+
+TOPK = 50
+RECALL_TOPK = 10
+
+
+class Quality(NamedTuple):
+    """The measures of one ranking; None for what can't be measured."""
+
+    ranking: str
+    map_at_50: float | None  # None without labels
+    recall_at_10: float | None
+
+
+def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int]) -> list[Quality]:
+    """mAP@50 and recall@10 of an index of one split of ``data``, by queries of one modality.
+
+    recall@10 is the share of the 10 items nearest to a query by the cosine of x that are among the first 10 of the
+    ranking. The rankings are: by Hamming distance, averaged over all orders of the ties; by Hamming distance, ties by
+    id; and with the best N reranked, for each N of ``rerank`` that the index has items for.
+
+    Raises:
+        InputError: the index has fewer than 50 items, or other items than the split.
+    """
+    name = index.about["source"]["split"]
+    split = getattr(data, name)
+    order = np.argsort(split.index)
+    if not np.array_equal(split.index[order], index.ids):
+        raise InputError(f"{index.folder}: holds other items than the {name} split of {data.name}; build an index of "
+                         f"that split alone")
+    if len(index) < TOPK:
+        raise InputError(f"{index.folder}: holds {len(index)} items; mAP@{TOPK} and recall@{RECALL_TOPK} need {TOPK} "
+                         f"or more")
+    labelled = bool(data.num_classes)
+    queries = index.encode(**{modality: getattr(data.query, modality).numpy()})
+    items = index.encode(**{side: getattr(split, side).numpy()[order] for side in ("image", "text")
+                            if index.about["modality"] in (side, "both")})
+    query_unit, item_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries.x, items.x))
+    nearest = [np.argsort(-(item_unit @ unit), kind="stable")[:RECALL_TOPK] for unit in query_unit]
+    labels, item_labels = data.query.label.numpy(), split.label.numpy()[order]
+    averaged = None
+    if labelled:
+        averaged = metric.mean_average_precision(queries.codes, items.codes, labels, item_labels, TOPK)
+    measured = [Quality("Hamming, ties averaged", averaged, None)]
+    for number in (None, *(number for number in rerank if number <= len(index))):
+        ids = index.query_encoded(queries, TOPK, number).id
+        rows = np.where(ids == NO_ID, -1, np.searchsorted(index.ids, ids))
+        recall = np.mean([np.isin(best, found[:RECALL_TOPK]).mean() for best, found in zip(nearest, rows)])
+        measured.append(Quality("Hamming, ties by id" if number is None else f"the best {number:,} reranked",
+                                _map(rows, labels, item_labels) if labelled else None, float(recall)))
+    return measured
+
+
+def _map(rows: np.ndarray, labels: np.ndarray, item_labels: np.ndarray) -> float:
+    """Mean average precision of ranked rows (q, topk), -1 where there is no item."""
+    relevant = np.stack([(item_labels[found] @ label > 0) & (found != -1) for found, label in zip(rows, labels)])
+    precision = relevant.cumsum(axis=1) / np.arange(1, rows.shape[1] + 1)
+    average = (precision * relevant).sum(axis=1) / np.maximum(relevant.sum(axis=1), 1)
+    return float(average.mean())
