@@ -21,8 +21,7 @@ from common.errors import InputError
 
 RESULTS = "RESULTS.md"
 HEADLINE_BITS = 64
-OTHER_CODE = ("† Trained by other code than the present, which may give other figures; "
-              "`python benchmark.py check` says which.")
+OTHER_CODE = "† Trained by other code than the present, which may give other figures."
 NOTHING = "No training for this table is recorded yet."
 NOTHING_ZH = "目前还没有此项的实验记录。"
 

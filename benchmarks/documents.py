@@ -19,7 +19,9 @@ from benchmarks.blocks import GENERATORS, RESULTS
 from benchmarks.evidence import Evidence, gather
 from benchmarks.results import results
 from common.atomic_files import write_atomically
-from common.errors import InputError
+from common.errors import InputError, Parser, exit_on_bad_input
+
+ROOT = Path(__file__).resolve().parents[1]
 
 # The documents with blocks, and the blocks that each of them must have.
 DOCUMENTS = {"README.md": ("headline", "limits"),
@@ -28,6 +30,23 @@ DOCUMENTS = {"README.md": ("headline", "limits"),
              "docs/search.md": ("search_speed", "rerank")}
 
 _BEGIN, _END = re.compile(r"<!--\s*results\b:?\s*(.*?)\s*-->", re.IGNORECASE), "<!-- end of results -->"
+
+
+@exit_on_bad_input
+def main(argv: list[str] | None = None) -> list[Path]:
+    from benchmarks import records
+
+    Parser(prog="benchmark.py tables", description=__doc__.split("\n\n")[0]).parse_args(argv)
+    folder = ROOT / records.RESULTS
+    measured = {name: records.read_measurement(path) for name in ("speed", "search")
+                if (path := folder / f"{name}.json").exists()}
+    written = write_documents(ROOT, records.read_all(folder),
+                              lambda method: records.code_digest(records.root_module(method)), **measured)
+    for path in written:
+        print(path.relative_to(ROOT))
+    if not written:
+        print("Every document says what the records say; nothing was written.")
+    return written
 
 
 def write_documents(root: Path, records: list[dict], current: Callable[[str], str], speed: dict | None = None,

@@ -22,8 +22,8 @@ def results(evidence: Evidence) -> list[str]:
     sections += [("Speed of training and evaluation", speed(evidence)), ("Speed of search", search_speed(evidence))]
     lines = ["# Results", "",
              "Made by `python benchmark.py tables` from the records in [docs/results](docs/results), one training a "
-             "line, and never edited by hand. `python benchmark.py check` compares the records with the present "
-             "code, and each command below makes the records of its table anew.", "",
+             "line, and never edited by hand. `python benchmark.py check` trains some of them again and "
+             "compares, and each command below makes the records of its table anew.", "",
              "mAP is in points, over all queries and all items, after the last epoch; an item is relevant if it shares "
              "a label with the query, and ties are averaged exactly. Each figure is the mean of image-to-text and "
              "text-to-image retrieval, given as mean ± standard deviation over seeds. *Unpaired*: a query is one "
