@@ -1,11 +1,13 @@
-"""Does the progressive scale help? Trains with and without it, with the same seeds, and draws the comparison.
+"""Does the progressive scale help? Trains with and without it, with the same seeds, and compares the retrieval.
 
     python demo_progressive_vs_original.py
     python demo_progressive_vs_original.py --dataset mirflickr --hash_lens 16 64 --seeds 0 1 2 3 4 --epoch 50
 
-The original is this project's method with --use_progressive_hash false: tanh(x) throughout, all else equal. Trainings
-that are finished are used again if their settings and data are the same. Every setting of ICMR.py can be given too.
-Figures, as PNG and SVG, and comparison.json lie in <results_dir>/<dataset>/demo_progressive_vs_original/.
+"Original" is the same method with --use_progressive_hash false: its codes are tanh(x) throughout. The comparison is
+printed as a table of what the quick-start guide promised beside what was measured (benchmarks/promises.py), and drawn:
+mAP against code length and epoch, precision-recall curves, and the distribution of the code values. Trainings that are
+finished are used again if their settings and data are the same. Every setting of ICMR.py can be given too. Figures, as
+PNG and SVG, and comparison.json lie in <results_dir>/<dataset>/demo_progressive_vs_original/.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import promises
 from reporting import plots
-from reporting.curves import reached, variation
 from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import check_writable, write_atomically
 from load_data import load_dataset
-from reporting.plots import WAYS, tr
+from reporting.plots import WAYS as DIRECTIONS
+from reporting.plots import tr
 
 NAME = "demo_progressive_vs_original"
 # One precision for all: the one that is measured to be faster could differ between the runs compared.
@@ -34,17 +37,6 @@ DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--
             "--precision", "float32"]
 KINDS = {"progressive": True, "original": False}  # use_progressive_hash
 OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses
-
-# What the guide expects: measure, label, expected, unit of the change, whether more is better, least change to meet it.
-EFFECTS = (
-    ("map", "mAP@all, points", "+2 to +5", "points", True, 2.0),
-    ("map@50", "mAP@50, points", "+2 to +5", "points", True, 2.0),
-    ("loss_jitter", "loss jitter, %", "smoother", "%", False, 0.0),
-    ("map_jitter", "mAP jitter, %", "smoother", "%", False, 0.0),
-    ("epochs_to_95", "epochs to 95 % mAP", "-5 to -10 %", "%", False, 5.0),
-    ("quantization_error", "quantization error", "-50 % or more", "%", False, 50.0),
-    ("seconds", "time an epoch, s", "under +1 %", "%", False, -1.0),
-)
 
 
 # --- training -----------------------------------------------------------------------------------------------------
@@ -94,85 +86,25 @@ def train(folder: Path, config: ICMR.Config) -> dict:
 # --- measuring ----------------------------------------------------------------------------------------------------
 
 
-def score(figures: dict, cut: str) -> float:
-    """mAP in points, unpaired, the mean of I2T and T2I and of all code lengths."""
-    return 100 * float(np.mean([figures[bits]["unpaired"][way][cut]
-                                for bits in figures if bits != "epoch" for way in WAYS]))
-
-
-def measures(run: dict, original: dict) -> dict[str, float | None]:
-    """What the guide makes a promise about, of a run and the original run of its seed."""
-    history = [score(entry, "map") for entry in run["history"]]
-    goal = 0.95 * score(original["final"], "map")  # one goal for both: a run that gets worse reaches its own end early
-    epochs = reached([entry["epoch"] for entry in run["history"]], history, goal)
-    return {"map": score(run["final"], "map"), "map@50": score(run["final"], "map@50"),
-            "loss_jitter": jitter([entry["loss"] for entry in run["epochs"]]), "map_jitter": jitter(history),
-            "epochs_to_95": epochs if np.isfinite(epochs) else None,
-            "quantization_error": float(np.mean([figures["quantization_error"] for figures in run["final"].values()])),
-            "seconds": float(np.median([entry["seconds"] for entry in run["epochs"]]))}
-
-
-def jitter(values: list[float]) -> float | None:
-    """How far a curve jumps about in its second half, in percent of its level there. None with fewer than three values,
-    and where all are 0.
-    """
-    jumps, level = variation(values), float(np.mean(np.abs(values[len(values) // 2:])))
-    return None if np.isnan(jumps) or not level else 100 * jumps / level
-
-
-def effects(measured: dict[str, list[dict]]) -> list[dict]:
-    """The guide's table: what it expects, what was measured, and whether that is so.
-
-    The change is progressive against original, seed by seed. Where its mean is within two standard errors of 0, the
-    verdict is "unclear". A figure that can't be measured is None.
-    """
-    rows = []
-    for key, label, expected, unit, more_is_better, least in EFFECTS:
-        old, new = (np.array([run[key] for run in measured[kind]], float) for kind in ("original", "progressive"))
-        with np.errstate(divide="ignore", invalid="ignore"):
-            change = new - old if unit == "points" else 100 * (new / old - 1)
-        gain = change if more_is_better else -change
-        if not np.isfinite(change).all():
-            verdict = "not measurable"
-        elif key == "seconds":  # a bound, not a gain
-            verdict = "as expected" if gain.mean() > least else "unclear" if undecided(gain) else "more"
-        elif (gain == 0).all():
-            verdict = "no change"
-        elif undecided(gain):
-            verdict = "unclear"
-        elif gain.mean() < 0:
-            verdict = "worse"
-        else:
-            verdict = "as expected" if gain.mean() >= least else "below expected"
-        rows.append({"measure": key, "label": label, "expected": expected, "unit": unit, "original": number(old.mean()),
-                     "progressive": number(new.mean()), "change": number(change.mean()),
-                     "change_by_seed": [number(value) for value in change], "verdict": verdict})
-    return rows
-
-
-def number(value: np.float64) -> float | None:
-    return float(value) if np.isfinite(value) else None
-
-
-def undecided(gain: np.ndarray) -> bool:
-    """Whether the seeds leave the sign open: the mean is within two standard errors of 0."""
-    return len(gain) > 1 and bool(abs(gain.mean()) <= 2 * gain.std(ddof=1) / len(gain)**0.5)
-
-
-def verdict(rows: list[dict], dataset: str) -> list[str]:
+def verdicts(rows: list[dict], dataset: str) -> list[str]:
     """What the comparison says of the ranking, in words that claim no more than it shows."""
     lines = []
     for row in rows[:2]:
-        name, changes = row["label"].split(",")[0], row["change_by_seed"]
-        if row["verdict"] in ("as expected", "below expected"):
-            found = f"progressive hashing improved {name} by {row['change']:.1f} points"
-        elif row["verdict"] == "worse":
-            found = f"no improvement, progressive hashing lowered {name} by {-row['change']:.1f} points"
-        elif row["verdict"] == "no change":
+        name, change, (low, high) = row["label"].split(",")[0], row["change"], row["interval"]
+        measured = f"{change:+.1f}" + ("" if row["standard_error"] is None else f" ± {row['standard_error']:.1f}")
+        if low is None:
+            found = f"no improvement of {name} shown, one seed can't tell ({measured} points)"
+        elif low > 0:
+            found = f"progressive hashing improved {name} by {measured.removeprefix('+')} points"
+            found += {promises.KEPT: "", promises.BELOW: ", less than was promised"}.get(
+                row["verdict"], ", and may or may not have reached the 2 that were promised")
+        elif high < 0:
+            found = f"no improvement, progressive hashing lowered {name} by {measured.removeprefix('-')} points"
+        elif not any(row["change_by_seed"]):
             found = f"no improvement, progressive hashing left {name} as it was"
         else:
-            found = f"no improvement of {name} beyond the spread of the seeds ({row['change']:+.1f} points)"
-        seeds = "with the one seed tried" if len(changes) == 1 else f"with {len(changes)} seeds"
+            found = f"no improvement of {name} beyond the spread of the seeds ({measured} points)"
+        seeds = "with the one seed tried" if low is None else f"with {len(row['change_by_seed'])} seeds"
         lines.append(f"Verdict: {found} on {dataset}, {seeds}.")
     return lines
 
@@ -183,26 +115,27 @@ CELLS = ("effect", "expected", "original", "progr.", "change", "verdict")
 def cells(row: dict) -> tuple[str, ...]:
     """A row of the table as text."""
     if row["change"] is None:
-        return row["label"], row["expected"], "-", "-", "-", row["verdict"]
-    digits = {"quantization_error": 4, "loss_jitter": 2, "map_jitter": 2, "seconds": 3}.get(row["measure"], 1)
-    spread = np.std(row["change_by_seed"], ddof=1) if len(row["change_by_seed"]) > 1 else None
+        return row["label"], row["promised"], "-", "-", "-", row["verdict"]
+    digits = {"quantization_error": 4, "loss_roughness": 2, "map_roughness": 2, "seconds": 3}.get(row["measure"], 1)
     places = 0 if row["unit"] == "%" and abs(row["change"]) >= 10 else 1
-    change = f"{row['change']:+.{places}f}" + ("" if spread is None else f" ± {spread:.{places}f}")
-    return (row["label"], row["expected"], f"{row['original']:.{digits}f}", f"{row['progressive']:.{digits}f}",
+    error = row["standard_error"]
+    change = f"{row['change']:+.{places}f}" + ("" if error is None else f" ± {error:.{places}f}")
+    return (row["label"], row["promised"], f"{row['original']:.{digits}f}", f"{row['progressive']:.{digits}f}",
             change + " %" * (row["unit"] == "%"), row["verdict"])
 
 
 def table(rows: list[dict]) -> list[str]:
     """The guide's table for the terminal, at most 80 columns wide."""
     def line(row: tuple[str, ...]) -> str:
-        return f"{row[0]:18} {row[1]:13} {row[2]:>7} {row[3]:>7} {row[4]:>14}  {row[5]}".rstrip()
+        return f"{row[0]:18} {row[1]:11} {row[2]:>8} {row[3]:>7} {row[4]:>13}  {row[5]}".rstrip()
 
     return ["", line(CELLS), *(line(cells(row)) for row in rows), "",
             "Means over seeds, code lengths and both directions, unpaired, last epoch;",
-            "change ± its standard deviation over seeds. Jitter: mean absolute second",
-            "difference in the second half of the training, in % of the level. 95 % is of",
-            "the original's last mAP@all, of the evaluated epochs. A larger scale lowers the",
-            "quantization error by itself, without changing any code.", ""]
+            "change ± its standard error over seeds. A verdict is given where the 95 %",
+            "confidence interval of the change allows one. Roughness: mean absolute second",
+            "difference in the second half of the training, of the loss in % of its level",
+            "there. 95 % is of the original's last mAP@all, reached in a tested epoch. A",
+            "larger scale lowers the quantization error by itself and changes no code.", ""]
 
 
 # --- drawing ------------------------------------------------------------------------------------------------------
@@ -220,22 +153,23 @@ def series(runs: dict[str, list[dict]], bits: str) -> dict[str, dict]:
                         lambda run: [entry["loss"] for entry in run["epochs"]]),
         "quantization error": by_kind(runs, lambda run: [entry["epoch"] for entry in run["epochs"]],
                                       lambda run: [entry["quantization_error"] for entry in run["epochs"]])}
-    for way in WAYS:
-        drawn[f"epochs {way}"] = by_kind(
+    for direction in DIRECTIONS:
+        drawn[f"epochs {direction}"] = by_kind(
             runs, lambda run: [entry["epoch"] for entry in run["history"]],
-            lambda run: [entry[bits]["unpaired"][way]["map"] for entry in run["history"]])
-        drawn[f"bits {way}"] = by_kind(
+            lambda run: [entry[bits]["unpaired"][direction]["map"] for entry in run["history"]])
+        drawn[f"bits {direction}"] = by_kind(
             runs, lambda run: [int(name) for name in run["final"]],
-            lambda run: [figures["unpaired"][way]["map"] for figures in run["final"].values()])
-        drawn[f"recall {way}"] = by_kind(runs, lambda run: run["curves"][bits]["unpaired"][way]["recall"],
-                                         lambda run: run["curves"][bits]["unpaired"][way]["precision"])
+            lambda run: [figures["unpaired"][direction]["map"] for figures in run["final"].values()])
+        drawn[f"recall {direction}"] = by_kind(
+            runs, lambda run: run["curves"][bits]["unpaired"][direction]["recall"],
+            lambda run: run["curves"][bits]["unpaired"][direction]["precision"])
     return drawn
 
 
-def draw_bits(ax, lines: dict, way: str) -> None:
-    plots.draw_series(ax, lines[f"bits {way}"], markers=True, bars=True)
-    plots.set_bits(ax, lines[f"bits {way}"][tr("original")]["x"])
-    ax.set(title=tr(WAYS[way]), xlabel=tr("code length (bits)"), ylabel=tr("mAP@all"))
+def draw_bits(ax, lines: dict, direction: str) -> None:
+    plots.draw_series(ax, lines[f"bits {direction}"], markers=True, bars=True)
+    plots.set_bits(ax, lines[f"bits {direction}"][tr("original")]["x"])
+    ax.set(title=tr(DIRECTIONS[direction]), xlabel=tr("code length (bits)"), ylabel=tr("mAP@all"))
 
 
 def draw_codes(ax, runs: dict[str, list[dict]], bits: str) -> None:
@@ -249,8 +183,8 @@ def draw_overview(runs: dict[str, list[dict]], bits: str) -> Figure:
     """The gain in mAP and the codes behind it, in one row."""
     figure, (axes,) = plots.new_figure(1, 3, height=2.4)
     lines = series(runs, bits)
-    for ax, way in zip(axes, WAYS):
-        draw_bits(ax, lines, way)
+    for ax, direction in zip(axes, DIRECTIONS):
+        draw_bits(ax, lines, direction)
     plots.same_limits(axes[:2])
     draw_codes(axes[2], runs, bits)
     plots.add_legend(figure, axes[0], plots.runs_note({"": lines["loss"]}))
@@ -263,17 +197,17 @@ def draw_comparison(runs: dict[str, list[dict]], rows: list[dict], bits: str) ->
     figure, axes = plots.new_figure(4, 3, height=9.4, gridspec_kw={"height_ratios": [1, 1, 1, 1]})
     lines, at = series(runs, bits), tr("{} bits").format(bits)
     panels = (("loss", "", "epoch", "training loss"),
-              ("epochs i2t", f"{tr(WAYS['i2t'])}, {at}", "epoch", "mAP@all"),
-              ("epochs t2i", f"{tr(WAYS['t2i'])}, {at}", "epoch", "mAP@all"), None, None,
+              ("epochs i2t", f"{tr(DIRECTIONS['i2t'])}, {at}", "epoch", "mAP@all"),
+              ("epochs t2i", f"{tr(DIRECTIONS['t2i'])}, {at}", "epoch", "mAP@all"), None, None,
               ("quantization error", "", "epoch", "quantization error in training"),
-              ("recall i2t", f"{tr(WAYS['i2t'])}, {at}", "recall", "precision"),
-              ("recall t2i", f"{tr(WAYS['t2i'])}, {at}", "recall", "precision"))
+              ("recall i2t", f"{tr(DIRECTIONS['i2t'])}, {at}", "recall", "precision"),
+              ("recall t2i", f"{tr(DIRECTIONS['t2i'])}, {at}", "recall", "precision"))
     for ax, panel in zip(axes.flat, panels):
         if panel:
             plots.draw_series(ax, lines[panel[0]])
             ax.set(title=panel[1], xlabel=tr(panel[2]), ylabel=tr(panel[3]))
-    for ax, way in zip(axes[1], WAYS):
-        draw_bits(ax, lines, way)
+    for ax, direction in zip(axes[1], DIRECTIONS):
+        draw_bits(ax, lines, direction)
     draw_codes(axes[2, 2], runs, bits)
     for ax in (*axes[0], axes[1, 2]):
         plots.set_epochs(ax)
@@ -324,16 +258,15 @@ def main(argv: list[str] | None = None) -> dict:
         print("Stopped. The finished trainings are kept; the same command continues with the others.", file=sys.stderr)
         raise
     first = runs["original"][0]
-    measured = {kind: [measures(*pair) for pair in zip(found, runs["original"])] for kind, found in runs.items()}
-    rows = effects(measured)
+    rows = promises.compare(*([promises.of_metrics(run) for run in runs[kind]] for kind in KINDS))
     folder = Path(first["config"]["results_dir"]) / first["dataset"] / NAME
     bits = list(first["final"])[-1]
     figures = {"overview": draw_overview(runs, bits), "comparison": draw_comparison(runs, rows, bits)}
     written = [path for name, figure in figures.items() for path in plots.save(figure, folder / name)]
-    comparison = {"dataset": first["dataset"], "seeds": options.seeds, "measured": measured, "effects": rows}
+    comparison = {"dataset": first["dataset"], "seeds": options.seeds, "effects": rows}
     written.append(write_atomically(folder / "comparison.json",
                                     lambda file: json.dump(comparison, file, indent=1), "w"))
-    for line in [*table(rows), *verdict(rows, first["dataset"]), "", *map(str, written)]:
+    for line in [*table(rows), *verdicts(rows, first["dataset"]), "", *map(str, written)]:
         print(line)
     if options.show:
         plots.show(list(figures.values()))

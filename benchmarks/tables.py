@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from reporting.curves import reached, variation
+from benchmarks import promises
+from benchmarks.promises import DIRECTIONS, in_points, standard_error
 
-WAYS = ("i2t", "t2i")
 Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (benchmark.gather)
 
 
@@ -39,7 +39,7 @@ def overview(found: Found, lengths: list[str], protocol: str) -> list[str]:
     rows = header(("@all", "@50"), lengths)
     for label, results in found.items():
         if any(protocol in entry for entries in results.values() for entry in entries):
-            cells = [spread([both_ways(entry, protocol, cut) for entry in results.get(bits, [])])
+            cells = [spread([in_points(entry, protocol, cut) for entry in results.get(bits, [])])
                      for cut in ("map", "map@50") for bits in lengths]
             rows.append(f"| {label} | " + " | ".join(cells) + " |")
     return rows
@@ -56,7 +56,7 @@ def recalls(found: Found, lengths: list[str]) -> list[str]:
     rows = header(("R@1", "R@10"), lengths)
     for label, results in found.items():
         entries = [results.get(bits, []) for bits in lengths]
-        cells = [spread([both_ways(entry, "partners", cut) for entry in each]
+        cells = [spread([in_points(entry, "partners", cut) for entry in each]
                         if all("partners" in entry for entry in each) else [])
                  for cut in ("recall@1", "recall@10") for each in entries]
         rows.append(f"| {label} | " + " | ".join(cells) + " |")
@@ -72,8 +72,8 @@ def details(found: Found, lengths: list[str]) -> list[str]:
             entries = results.get(bits, [])
             if not entries:
                 continue
-            cells = [spread([100 * entry[protocol][way][cut] for entry in entries if protocol in entry])
-                     for protocol in ("unpaired", "paired") for cut in ("map", "map@50") for way in WAYS]
+            cells = [spread([100 * entry[protocol][direction][cut] for entry in entries if protocol in entry])
+                     for protocol in ("unpaired", "paired") for cut in ("map", "map@50") for direction in DIRECTIONS]
             errors = [entry["quantization_error"] for entry in entries if "quantization_error" in entry]
             rows.append(f"| {label} | {bits} | " + " | ".join(cells) + f" | {spread(errors, 4)} | "
                         f"{spread([entry['seconds'] for entry in entries])} |")
@@ -92,49 +92,41 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
         measured += [("partners", cut, f"{cut.replace('recall', 'R')} of the partner")
                      for cut in ("recall@1", "recall@10")]
     for protocol, cut, name in measured:
-        gains = np.array([[both_ways(a, protocol, cut) - both_ways(b, protocol, cut)
+        gains = np.array([[in_points(a, protocol, cut) - in_points(b, protocol, cut)
                            for a, b in zip(on[bits], off[bits])] for bits in lengths])
         rows.append(f"| {name} | " + " | ".join(gain(row) for row in gains) + f" | {gain(gains.mean(axis=0))} |")
     errors = [np.mean([entry["quantization_error"] for entry in on[bits]]) /
               np.mean([entry["quantization_error"] for entry in off[bits]]) for bits in lengths]
     rows.append("| quantization error, ratio | " + " | ".join(f"{error:.3f}" for error in errors)
                 + f" | {np.mean(errors):.3f} |")
-    rows += ["", "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
-             "| all code lengths together | off | on |", "| --- | ---: | ---: |"]
-    goals = [0.95 * curve[-1] for curve in curves(off)]
-    for name, values in (
-            ("epochs to 95 % of off's last mAP@all", [[reached(epochs(side), curve, goal) for curve, goal
-                                                       in zip(curves(side), goals)] for side in (off, on)]),
-            ("epochs to 95 % of its own last mAP@all", [[reached(epochs(side), curve, 0.95 * curve[-1])
-                                                        for curve in curves(side)] for side in (off, on)]),
-            ("mAP@all, variation between tests, points", [[variation(curve) for curve in curves(side)]
-                                                          for side in (off, on)]),
-            ("loss, variation between epochs, %", [[100 * variation(losses(entry)) / np.mean(losses(entry)[-10:])
-                                                    for entry in side[lengths[0]]] for side in (off, on)]),
-            ("training seconds", [[entry["seconds"] for entry in side[lengths[0]]] for side in (off, on)])):
-        rows.append(f"| {name} | " + " | ".join(spread(side, 2) for side in values) + " |")
-    rows += ["", "Variation: the mean absolute second difference in the second half of the training, which is 0 for a "
-             "straight line."]
-    return rows
+    return [*rows, "", "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
+            *promised([trainings(side, lengths) for side in (on, off)])]
 
 
-def both_ways(entry: dict, protocol: str, cut: str) -> float:
-    """mAP (of ``partners``: recall) in points, the mean of I2T and T2I."""
-    return 100 * sum(entry[protocol][way][cut] for way in WAYS) / 2
+def promised(sides: list[list[promises.Training]]) -> list[str]:
+    """The guide's promises beside what was measured, all code lengths together; ``sides`` are on and off, seed by seed.
+    """
+    rows = ["| all code lengths | promised | off | on | change | verdict |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    for row in promises.compare(*sides):
+        figures = "–" if row["change"] is None else f"{row['change']:+.1f}"
+        if row["standard_error"] is not None:
+            figures += f" ± {row['standard_error']:.1f}"
+        before, after = ("–" if row[side] is None else f"{row[side]:.4g}" for side in ("original", "progressive"))
+        rows.append(f"| {row['label']} | {row['promised']} | {before} | {after} | {figures} {row['unit']} | "
+                    f"{row['verdict']} |")
+    return [*rows, "", "Change ± standard error over seeds, judged by its 95 % confidence interval. Roughness: the "
+            "mean absolute second difference in the second half of the training, of the loss in % of its level there."]
 
 
-def curves(results: dict[str, list[dict]]) -> list[list[float]]:
-    """For each seed, unpaired mAP@all in points at each test, the mean over code lengths."""
-    return [np.mean([[both_ways(test, "unpaired", "map") for test in entry["history"]] for entry in entries],
-                    axis=0).tolist() for entries in zip(*results.values())]
-
-
-def epochs(results: dict[str, list[dict]]) -> list[int]:
-    return [test["epoch"] for test in next(iter(results.values()))[0]["history"]]
-
-
-def losses(entry: dict) -> list[float]:
-    return [epoch["loss"] for epoch in entry["epochs"]]
+def trainings(results: dict[str, list[dict]], lengths: list[str]) -> list[promises.Training]:
+    """One training a seed, as the promises are measured."""
+    found = []
+    for entries in zip(*(results[bits] for bits in lengths)):
+        by_length = dict(zip(lengths, entries))
+        history = [{"epoch": tests[0]["epoch"], **dict(zip(lengths, tests))}
+                   for tests in zip(*(entry["history"] for entry in entries))]
+        found.append(promises.of_metrics({"final": by_length, "history": history, "epochs": entries[0]["epochs"]}))
+    return found
 
 
 def spread(values: list[float], places: int = 1) -> str:
@@ -146,5 +138,5 @@ def spread(values: list[float], places: int = 1) -> str:
 
 def gain(values: np.ndarray) -> str:
     """Mean ± standard error."""
-    error = f" ± {np.std(values, ddof=1) / len(values)**0.5:.2f}" if len(values) > 1 else ""
+    error = f" ± {standard_error(values):.2f}" if len(values) > 1 else ""
     return f"{np.mean(values):+.2f}{error}"

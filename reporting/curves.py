@@ -1,4 +1,4 @@
-"""The curves of a run: what ``metrics.json`` holds under ``"curves"`` and what reporting/plots.py draws; how a training went.
+"""The curves of a run: what ``metrics.json`` holds under ``"curves"`` and what reporting/plots.py draws.
 
     curves["64"]["unpaired"]["i2t"] = {
         "recall": [0.02, 0.04, ..., 1.0],   "precision": as many,
@@ -11,8 +11,6 @@ ties; precision at a recall is interpolated within them.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -106,19 +104,3 @@ def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[st
                                                     for direction in evaluation.DIRECTIONS)
     return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},
             [images, texts, found_images, found_texts])
-
-
-# --- of a training ------------------------------------------------------------------------------------------------
-
-
-def reached(at: Sequence[int], curve: Sequence[float], goal: float) -> float:
-    """The first of the epochs ``at`` at which ``curve`` has at least ``goal``; infinite if there is none."""
-    return next((float(epoch) for epoch, value in zip(at, curve) if value >= goal), float("inf"))
-
-
-def variation(values: Sequence[float]) -> float:
-    """How far a curve jumps about in its second half: the mean absolute second difference, 0 for a straight line; NaN
-    with fewer than three values there.
-    """
-    half = np.array(values[len(values) // 2:])
-    return float(np.abs(np.diff(half, 2)).mean()) if len(half) > 2 else float("nan")

@@ -15,7 +15,6 @@ import torch
 from sklearn.datasets import load_digits
 
 import benchmark
-from benchmarks import tables
 import ICMR
 import metric
 from benchmarks.baselines import METHODS
@@ -155,43 +154,6 @@ def test_bad_arguments_end_in_one_line(folder, capsys, wrong, complaint):
         benchmark.main(arguments(folder, *wrong))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and complaint in error
-
-
-def entry(value, error, losses, history):
-    figures = {way: {"map": value, "map@50": value + 0.1} for way in ("i2t", "t2i")}
-    return {"unpaired": figures, "paired": figures, "quantization_error": error, "seconds": 10.0,
-            "epochs": [{"loss": loss} for loss in losses],
-            "history": [{"epoch": 10 * (number + 1), "unpaired": {way: {"map": each} for way in ("i2t", "t2i")}}
-                        for number, each in enumerate(history)]}
-
-
-def test_the_effects_of_the_scale():
-    straight, jumping = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0], [8.0, 7.0, 6.0, 4.0, 6.0, 4.0]
-    off = {"16": [entry(0.40, 0.2, jumping, [.1, .2, .3, .39, .38, .40]),
-                  entry(0.41, 0.2, jumping, [.1, .2, .3, .4, .3, .41])]}
-    on = {"16": [entry(0.43, 0.01, straight, [.1, .39, .4, .41, .42, .43]),
-                 entry(0.46, 0.01, straight, [.1, .4, .4, .41, .42, .43])]}
-    text = "\n".join(tables.effects(on, off))
-    assert "| mAP@all, unpaired | +4.00 ± 1.00 | +4.00 ± 1.00 |" in text  # +3 and +5; their standard error is 1
-    assert "| quantization error, ratio | 0.050 | 0.050 |" in text
-    assert "| epochs to 95 % of off's last mAP@all | 40.00 ± 0.00 | 20.00 ± 0.00 |" in text
-    assert "| epochs to 95 % of its own last mAP@all | 40.00 ± 0.00 | 40.00 ± 0.00 |" in text
-    assert tables.variation(straight) == 0 and tables.variation(jumping) == pytest.approx(4)
-
-
-def test_the_recall_of_partners_where_it_was_measured():
-    def found(*recalls):
-        return {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6) | {"partners": {
-            way: {"recall@1": recall, "recall@10": recall + more} for way, more in (("i2t", 0.1), ("t2i", 0.2))}}
-                       for recall in recalls]}
-
-    on, off, other = found(0.3, 0.5), found(0.4, 0.5), {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6)]}
-    text = "\n".join(tables.effects(on, off))
-    assert "| R@1 of the partner | -5.00 ± 5.00 | -5.00 ± 5.00 |" in text
-    assert "partner" not in "\n".join(tables.effects(on, other))
-    rows = tables.recalls({"ours": on, "older": other}, ["16"])
-    assert rows[0] == "| | R@1 16 | R@10 16 |"
-    assert rows[2:] == ["| ours | 40.0 ± 14.1 | 55.0 ± 14.1 |", "| older |  |  |"]
 
 
 def last_evaluation(folder, progressive):

@@ -9,6 +9,7 @@ from PIL import Image
 from scipy.integrate import quad
 from scipy.stats import norm
 
+from benchmarks import promises
 from reporting import curves
 import demo_progressive_vs_original as demo
 import metric
@@ -90,11 +91,6 @@ def test_code_histogram_gives_shares():
     histogram = curves.code_histogram([[-1.0, 0.99], [1.0, 0.01]])
     assert len(histogram["edges"]) == len(histogram["share"]) + 1 and sum(histogram["share"]) == 1
     assert histogram["share"][0] == 0.25 and histogram["share"][-1] == 0.5
-
-
-def test_a_goal_is_reached_at_the_first_epoch_that_has_it():
-    assert curves.reached([2, 4, 6], [0.5, 0.7, 0.6], 0.7) == 4
-    assert curves.reached([2, 4, 6], [0.5, 0.7, 0.6], 0.8) == float("inf")
 
 
 # --- plots --------------------------------------------------------------------------------------------------------
@@ -281,29 +277,27 @@ def test_finished_trainings_are_used_again_only_if_all_is_the_same(compared, mon
 
 def rows_for(old, new):
     """The guide's table for measured mAP of the original and the progressive runs."""
-    others = {key: 1.0 for key, *_ in demo.EFFECTS if key != "map"}
-    return demo.effects({kind: [{**others, "map": value} for value in values]
-                         for kind, values in (("original", old), ("progressive", new))})
+    def training(value):
+        last = {"map": value, "map@50": 50.0, "quantization_error": 0.1}
+        return promises.Training([1, 2], [value, value], [1.0] * 8, last, seconds=1.0)
+
+    return promises.compare(*([training(value) for value in values] for values in (new, old)))
 
 
-@pytest.mark.parametrize("old, new, expected", [
-    ([40, 41], [43, 43], "as expected"), ([40, 41], [41, 41.5], "below expected"), ([40, 41], [39, 40], "worse"),
-    ([40, 41], [45, 40], "unclear"), ([40, 41], [40, 41], "no change"), ([40, 41], [40.1, 42], "unclear"),
-    ([40], [43], "as expected")])
-def test_verdicts(old, new, expected):
-    row = rows_for(old, new)[0]
-    assert row["verdict"] == expected and row["change"] == pytest.approx(np.mean(new) - np.mean(old))
-    words = demo.verdict(rows_for(old, new), "toy")[0]
-    assert ("no improvement" in words) == (expected in ("worse", "unclear", "no change"))
-    assert ("one seed" in words) == (len(old) == 1)
-    assert all(len(line) <= 80 for line in demo.table(rows_for(old, new)))
-
-
-def test_jitter_of_a_line_is_0_and_of_a_zigzag_is_not():
-    assert demo.jitter(list(np.linspace(1, 9, 20))) == pytest.approx(0, abs=1e-9)
-    assert demo.jitter([1.0, 3.0] * 10) == pytest.approx(200)
-    assert demo.jitter([1.0, 2.0]) is None
-    assert demo.jitter([0.0] * 20) is None  # no item is relevant to any query
+@pytest.mark.parametrize("old, new, words", [
+    ([40, 41], [43, 44.1], "improved mAP@all by 3.1 ± 0.1 points on toy"),
+    ([40, 41], [41, 42.01], "improved mAP@all by 1.0 ± 0.0 points, less than was promised"),
+    ([40, 41], [42.1, 43.2], "improved mAP@all by 2.2 ± 0.1 points, and may or may not have reached"),
+    ([40, 41], [39, 40], "no improvement, progressive hashing lowered mAP@all by 1.0 ± 0.0 points"),
+    ([40, 41], [45, 40], "no improvement of mAP@all beyond the spread of the seeds (+2.0 ± 3.0 points)"),
+    ([40, 41], [40, 41], "no improvement, progressive hashing left mAP@all as it was"),
+    ([40], [43], "no improvement of mAP@all shown, one seed can't tell (+3.0 points) on toy, with the one seed tried")])
+def test_verdicts(old, new, words):
+    rows = rows_for(old, new)
+    line = demo.verdicts(rows, "toy")[0]
+    assert words in line and line.endswith("with the one seed tried." if len(old) == 1 else "with 2 seeds.")
+    assert all(len(line) <= 80 for line in demo.table(rows))
+    assert not any("kept" == row["verdict"] for row in rows_for([40], [43]))
 
 
 @pytest.mark.parametrize("classes", [1, 2])

@@ -1,0 +1,490 @@
+"""The blocks of the documents: tables and sentences that say what the records show.
+
+Each function of :data:`GENERATORS` turns an :class:`~benchmarks.evidence.Evidence` into the lines of the block of that
+name. ``zh`` asks for Chinese. Where nothing is recorded a block is one sentence that says so.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable, Iterable, Sequence
+
+import numpy as np
+
+import ICMR
+from benchmarks import promises
+from benchmarks.evidence import OFF, ON, Data, Evidence, Row
+from benchmarks.promises import in_points, interval, standard_error
+from benchmarks.tables import spread
+from common.errors import InputError
+
+RESULTS = "RESULTS.md"
+HEADLINE_BITS = 64
+OTHER_CODE = "† Trained by other code than the present, which may give other figures."
+NOTHING = "No training for this table is recorded yet."
+NOTHING_ZH = "目前还没有此项的实验记录。"
+
+
+# --- cells ------------------------------------------------------------------------------------------------------------
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
+    """A Markdown table whose first ``words`` columns hold words, the others numbers."""
+    align = ["---" if column < words else "---:" for column in range(len(header))]
+    return [f"| {' | '.join(cells)} |" for cells in (header, align, *rows)]
+
+
+def gain(values: Sequence[float], zh: bool = False) -> str:
+    """Mean ± standard error, in points."""
+    error = f" ± {standard_error(np.array(values)):.1f}" if len(values) > 1 else "（1 个种子）" if zh else " (1 seed)"
+    return f"{_zero(float(np.mean(values))):+.1f}{error}"
+
+
+def _zero(value: float) -> float:
+    """Without the sign of what is rounded to zero."""
+    return 0.0 if abs(value) < 0.05 else value
+
+
+def seeds_of(row: Row, lengths: Sequence[str]) -> str:
+    """The number of seeds, of each length where they differ."""
+    counts = {bits: len(row.figures(bits)) for bits in lengths if row.figures(bits)}
+    if len(set(counts.values())) == 1:
+        return str(next(iter(counts.values())))
+    return ", ".join(f"{bits} bits: {count}" for bits, count in counts.items())
+
+
+def label(row: Row) -> str:
+    """What a row is called."""
+    if not row.ours:
+        return "UCMFH, other modality missing" if row.method == "UCMFH" else row.method
+    if row.settings in (ON, OFF):
+        return "ours, without the scale" if row.settings == OFF else "**ours**"
+    return "ours, " + ", ".join(f"`--{name} {_value(value)}`" for name, value in row.settings.items())
+
+
+def _value(value: object) -> str:
+    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def listed(items: Sequence[str], zh: bool = False) -> str:
+    """``a, b and c``."""
+    if zh:
+        return "，".join(items)
+    return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
+
+
+def anchor(title: str) -> str:
+    """The link to a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-")
+
+
+def of_seeds(counts: Iterable[int]) -> str:
+    """``5 seeds``, or ``2 to 5 seeds``."""
+    low, high = min(counts := list(counts)), max(counts)
+    return of("seed", high) if low == high else f"{low} to {high} seeds"
+
+
+def of(thing: str, number: int) -> str:
+    """``1 seed`` or ``2 seeds``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+# --- the blocks of the README -----------------------------------------------------------------------------------------
+
+
+def _headline_rows(evidence: Evidence) -> list[dict]:
+    """For each data set the rows compared at one code length, with their means."""
+    found = []
+    for data in evidence.datasets:
+        fitting = [int(bits) for bits in data.lengths if int(bits) <= HEADLINE_BITS] or [int(data.lengths[0])]
+        bits = str(max(fitting))
+        score = lambda row: float(np.mean([in_points(each, "unpaired", "map") for each in row.figures(bits)]))
+        others = [row for row in data.others if row.figures(bits)]
+        rows = {"other": max(others, key=score, default=None), "off": data.row(OFF), "on": data.row(ON)}
+        found.append({"data": data, "bits": bits, "rows": rows,
+                      "scores": {name: score(row) for name, row in rows.items() if row and row.figures(bits)}})
+    return [each for each in found if each["scores"]]
+
+
+def headline(evidence: Evidence, zh: bool = False) -> list[str]:
+    """mAP@all of the best other method, of ours without the scale and of ours, a row a data set."""
+    found = _headline_rows(evidence)
+    if not found:
+        return [NOTHING_ZH if zh else NOTHING]
+    rows = []
+    for each in found:
+        best = max(each["scores"].values())
+        cells = {name: (f"**{score:.1f}**" if score == best else f"{score:.1f}") + evidence.mark([each["rows"][name]])
+                 for name, score in each["scores"].items()}
+        if "other" in cells:
+            cells["other"] += f" ({each['rows']['other'].method})"
+        title = each["data"].title + ("" if each["bits"] == str(HEADLINE_BITS) else f", {each['bits']} bits")
+        rows.append([f"[{title}]({RESULTS}#{anchor(each['data'].title)})",
+                     *(cells.get(name, "–") for name in ("other", "off", "on"))])
+    kinds = {"ours": ("off", "on"), "the other method": ("other",)}
+    counts = {kind: [len(each["rows"][name].figures(each["bits"])) for each in found for name in names
+                     if name in each["scores"]] for kind, names in kinds.items()}
+    bits = found[0]["bits"] if len({each["bits"] for each in found}) == 1 else str(HEADLINE_BITS)
+    note = footnote(rows, zh)
+    if zh:
+        return [f"mAP@all（百分点，{bits} 位，单模态查询，双向平均；{_seeds_zh(counts)}）：", "",
+                *table(["数据集", "其他方法中最好的", "关闭渐进式", "开启渐进式"], rows), *note]
+    seeds = listed([f"{of_seeds(each)} of {kind}" for kind, each in counts.items() if each])
+    return [f"mAP@all in points at {bits} bits, the query of one modality and the items of the other, mean of both "
+            f"directions and of {seeds}; the highest in bold:", "",
+            *table(["", "best other method", "ours, without the scale", "ours"], rows), *note]
+
+
+def _seeds_zh(counts: dict[str, list[int]]) -> str:
+    words = {"ours": "本方法", "the other method": "其他方法"}
+    return "，".join(f"{words[kind]} {min(found)}" + (f" 至 {max(found)}" if min(found) != max(found) else "") + " 个种子"
+                    for kind, found in counts.items() if found)
+
+
+def footnote(rows: Iterable[Sequence[str]], zh: bool = False) -> list[str]:
+    """The footnote of a table, if a cell refers to it."""
+    if not any("†" in cell for row in rows for cell in row):
+        return []
+    return ["", "† 由与当前不同版本的代码训练。" if zh else OTHER_CODE]
+
+
+def gains(data: Data, protocol: str, cut: str) -> list[float]:
+    """What the scale gains in points, seed by seed, mean of the code lengths and both directions."""
+    on, off, seeds = data.compared
+    return [on.mean(seed, protocol, cut) - off.mean(seed, protocol, cut) for seed in seeds]
+
+
+def limits(evidence: Evidence, zh: bool = False) -> list[str]:
+    """What the scale gains and costs, and where ours is not the best, a line each."""
+    compared = [data for data in evidence.datasets if data.compared]
+    if not compared:
+        return [NOTHING_ZH if zh else NOTHING]
+    lines = []
+    for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
+        measured = [(data, gains(data, "unpaired", cut)) for data in compared]
+        lines.append(_sorted_gains(name, measured, evidence, zh))
+    measured = [(data, gains(data, "partners", "recall@10")) for data in compared]
+    parts = listed([f"{data.title} {gain(values, zh)}{_mark(evidence, data)}" for data, values in measured], zh)
+    lines.append(f"- 查询在前十个结果中找到自己另一半（同一对的图像或文本）的比例 R@10：{parts}。" if zh else
+                 f"- How often a query finds its own partner among the first ten (R@10): {parts}.")
+    behind = []
+    for each in _headline_rows(evidence):
+        if "other" in each["scores"] and "on" in each["scores"]:
+            for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
+                behind += _behind(each["data"], each["bits"], cut, name, zh)
+    if behind:
+        lines.append(f"- 其他方法更好之处：{listed(behind, zh)}。" if zh else f"- Other methods are ahead: {listed(behind)}.")
+    trained = [(data, each) for data in compared if len(each := _by_epochs(data)) > 1]
+    if trained:
+        data, each = trained[0]
+        parts = listed([f"{gain(values, zh)}{'（' if zh else ' after '}{epochs}{' 轮）' if zh else ''}"
+                        for epochs, values in each.items()], zh)
+        lines.append(f"- 提升取决于训练长度：{data.title} 上 mAP@all {parts}。" if zh else
+                     f"- The gain of mAP@all depends on the length of the training: {parts} epochs on {data.title}.")
+    counts = [len(data.compared[2]) for data in compared]
+    note = footnote([lines], zh)
+    if zh:
+        return [f"开启减关闭，百分点 ± 标准误（{min(counts)}" + (f" 至 {max(counts)}" if len(set(counts)) > 1 else "")
+                + " 个种子，各码长与双向平均）：", "", *lines, *note]
+    return [f"Points gained with the scale against without it, mean of the code lengths and both directions ± standard "
+            f"error over {of_seeds(counts)}:", "", *lines, *note]
+
+
+def _mark(evidence: Evidence, data: Data) -> str:
+    return evidence.mark(data.compared[:2])
+
+
+def _sorted_gains(name: str, measured: list[tuple[Data, list[float]]], evidence: Evidence, zh: bool) -> str:
+    """One line that says where the scale surely gains, where it surely costs, and where neither can be told."""
+    kinds: dict[str, list[str]] = {"gains": [], "costs": [], "neither": []}
+    for data, values in measured:
+        low, high = interval(np.array(values))
+        kind = "gains" if low > 0 else "costs" if high < 0 else "neither"
+        kinds[kind].append(f"{data.title} {gain(values, zh)}{_mark(evidence, data)}")
+    words = {"gains": "提升", "costs": "降低", "neither": "没有可确认的变化"} if zh else {
+        "gains": "it gains", "costs": "it costs", "neither": "no gain is shown"}
+    on = "：" if zh else " on "
+    parts = ("；" if zh else "; ").join(words[kind] + on + listed(found, zh) for kind, found in kinds.items() if found)
+    return f"- {name}：{parts}。" if zh else f"- {name}: {parts}."
+
+
+def _behind(data: Data, bits: str, cut: str, name: str, zh: bool) -> list[str]:
+    """The best other method at a code length, if ours is not above it."""
+    score = lambda row: float(np.mean([in_points(each, "unpaired", cut) for each in row.figures(bits)]))
+    best = max((row for row in data.others if row.figures(bits)), key=score)
+    if score(best) < score(data.row(ON)):
+        return []
+    difference = score(best) - score(data.row(ON))
+    return [f"{best.method}（{data.title}，{bits} 位 {name}，高 {difference:.1f}）" if zh else
+            f"{best.method} on {data.title} by {difference:.1f} points of {name} at {bits} bits"]
+
+
+def _by_epochs(data: Data) -> dict[int, list[float]]:
+    """What the scale gains of mAP@all seed by seed, by the length of the training in epochs."""
+    found = {}
+    for row in data.rows:
+        if row.ours and row.settings.keys() <= {"epoch"} and (off := data.row({**row.settings, **OFF})):
+            seeds = [seed for seed in row.by_seed if seed in off.by_seed]
+            if seeds:
+                found[row.settings.get("epoch", ICMR.Config().epoch)] = [
+                    row.mean(seed, "unpaired", "map") - off.mean(seed, "unpaired", "map") for seed in seeds]
+    return dict(sorted(found.items()))
+
+
+# --- the blocks of the documentation ----------------------------------------------------------------------------------
+
+PROMISED = {  # measure: what the guide promised, in English and Chinese, and its figure
+    "map": ("mAP +2 to 5 points", "mAP 提升 2~5 个百分点", "mAP@all"),
+    "map@50": ("", "", "mAP@50"),
+    "loss_roughness": ("smoother", "曲线更平滑", "roughness of the loss"),
+    "map_roughness": ("", "", "roughness of mAP@all"),
+    "epochs_to_95": ("converges 5 to 10 % faster", "收敛快 5-10%", "epochs to 95 % of the last mAP@all without it"),
+    "quantization_error": ("quantization error at least halved", "量化误差减少 50% 以上", "quantization error"),
+    "seconds": ("under 1 % more time", "训练时间增加 <1%", "seconds an epoch"),
+}
+FIGURES_ZH = {"map": "mAP@all", "map@50": "mAP@50", "loss_roughness": "loss 的波动", "map_roughness": "mAP@all 的波动",
+              "epochs_to_95": "达到关闭时最终 mAP@all 的 95% 所需轮数", "quantization_error": "量化误差",
+              "seconds": "每轮秒数"}
+VERDICTS_ZH = {promises.KEPT: "达到", promises.BELOW: "低于预期", promises.NOT_KEPT: "未达到", promises.UNCLEAR: "不明确",
+               promises.UNMEASURABLE: "无法测量"}
+
+
+def promises_table(evidence: Evidence, zh: bool = False) -> list[str]:
+    """The guide's promises, a row each, beside what was measured on each data set, with a verdict."""
+    compared = [data for data in evidence.datasets if data.compared]
+    if not compared:
+        return [NOTHING_ZH if zh else NOTHING]
+    columns = {}
+    for data in compared:
+        on, off, seeds = data.compared
+        columns[data.name] = promises.compare(on.trainings(seeds), off.trainings(seeds))
+    rows = []
+    for number, promise in enumerate(promises.PROMISES):
+        english, chinese, figure = PROMISED[promise.measure]
+        cells = [_promise_cell(column[number], zh) for column in columns.values()]
+        rows.append([chinese if zh else english, FIGURES_ZH[promise.measure] if zh else figure, *cells])
+    for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
+        balanced = [_balanced_cell(data, cut, zh) for data in compared]
+        if any(cell != "–" for cell in balanced):
+            first = ("配合平衡损失更好" if zh else "better with the balanced loss") if cut == "map" else ""
+            rows.append([first, f"{name}, `--positive_weight 0.6`", *balanced])
+    counts = {data.name: len(data.compared[2]) for data in compared}
+    if zh:
+        titles = [f"{data.title}（{counts[data.name]} 个种子）{_mark(evidence, data)}" for data in compared]
+        return [*table(["原指南预期", "指标", *titles], rows, len(titles) + 2), "",
+                "开启减关闭，均值 ± 标准误（相同种子，各码长与双向平均，单模态查询，最后一轮）；结论依据 95% 置信区间。"
+                f"波动为训练后半段二阶差分绝对值的均值。逐项数据见 [{RESULTS}]({RESULTS})。", *footnote([titles], zh)]
+    titles = [f"{data.title} ({of_seeds([counts[data.name]])}){_mark(evidence, data)}" for data in compared]
+    return [*table(["the guide", "measured", *titles], rows, len(titles) + 2), "",
+            "The scale on against off, mean ± standard error over seeds, the same seed on and off; mean of the code "
+            "lengths and both directions, unpaired, last epoch. A verdict is given where the 95 % confidence interval "
+            "allows one. Roughness is the mean absolute second difference in the second half of the training, of the "
+            f"loss in % of its level there. The figures of each code length are in [{RESULTS}]({RESULTS}).",
+            *footnote([titles])]
+
+
+def _promise_cell(row: dict, zh: bool) -> str:
+    """A verdict and the change that it judges."""
+    word = VERDICTS_ZH[row["verdict"]] if zh else row["verdict"]
+    if row["change"] is None:
+        return f"**{word}**"
+    places = 0 if row["unit"] == "%" and abs(row["change"]) >= 10 else 1
+    change = f"{_zero(row['change']):+.{places}f}"
+    change += f" ± {row['standard_error']:.{places}f}" if row["standard_error"] is not None else ""
+    return f"**{word}**{'：' if zh else ': '}{change}{' %' * (row['unit'] == '%')}"
+
+
+def _balanced_cell(data: Data, cut: str, zh: bool) -> str:
+    """What the balanced loss gains at the weight that the guide suggests, with the scale on, and its verdict."""
+    plain, balanced = data.row(ON), data.row({"loss": "balanced", "positive_weight": 0.6})
+    seeds = [seed for seed in balanced.by_seed if seed in plain.by_seed] if balanced else []
+    if not seeds:
+        return "–"
+    values = [balanced.mean(seed, "unpaired", cut) - plain.mean(seed, "unpaired", cut) for seed in seeds]
+    word = promises.verdict(*interval(np.array(values)), 0.0)
+    return f"**{VERDICTS_ZH[word] if zh else word}**{'：' if zh else ': '}{gain(values, zh)}"
+
+
+def scale_sweep(evidence: Evidence) -> list[str]:
+    """Ours with other scales and schedules, a table a data set."""
+    config = ICMR.Config()
+    names = {(1.0, 8.0): " (conservative)", (2.0, 12.0): " (aggressive)"}
+
+    def name(settings: dict) -> str:
+        if settings == OFF:
+            return "off"
+        ends = settings.get("scale_min", config.scale_min), settings.get("scale_max", config.scale_max)
+        schedule = settings.get("scale_schedule", "")
+        return (f"{ends[0]:g} to {ends[1]:g}" + (f", {schedule}" if schedule else names.get(ends, ""))
+                + " (default)" * (not settings))
+
+    def order(row: Row) -> tuple:
+        settings = row.settings
+        return (settings != OFF, settings.get("scale_schedule", ""), settings.get("scale_max", config.scale_max),
+                settings.get("scale_min", config.scale_min))
+
+    keys = {"scale_min", "scale_max", "scale_schedule"}
+    return sweep(evidence, "scale", "scale", name,
+                 lambda settings: settings == OFF or settings.keys() <= keys, order)
+
+
+def balanced_loss(evidence: Evidence) -> list[str]:
+    """Ours with the balanced loss, by its weight, a table a data set; 0.5 is the plain loss."""
+    def weight(row: Row) -> float:
+        return row.settings.get("positive_weight", 0.5)
+
+    return sweep(evidence, "ablation", "`--positive_weight`",
+                 lambda settings: f"{settings['positive_weight']:g}" if settings else "0.5 (default)",
+                 lambda settings: settings == ON or settings.keys() == {"loss", "positive_weight"}, weight)
+
+
+def sweep(evidence: Evidence, study: str, what: str, name: Callable[[dict], str], belongs: Callable[[dict], bool],
+          order: Callable[[Row], object]) -> list[str]:
+    """Ours with some settings changed, on the seeds that all of these rows have.
+
+    Args:
+        study: of benchmark.py, which trains them.
+        what: the head of the first column, which holds the ``name`` of a row's settings.
+        belongs: whether settings are of this table; those of the default are.
+        order: by which the rows are sorted.
+    """
+    lines = []
+    for data in evidence.datasets:
+        rows = sorted((row for row in data.rows if row.ours and belongs(row.settings)), key=order)
+        if not any(row.settings not in (ON, OFF) for row in rows):
+            continue
+        if not (seeds := sorted(set.intersection(*(set(row.by_seed) for row in rows)))):
+            continue
+        cells = [[name(row.settings) + evidence.mark([row]),
+                  *(spread([row.mean(seed, protocol, cut) for seed in seeds]) for protocol, cut in
+                    (("unpaired", "map"), ("unpaired", "map@50"), ("partners", "recall@10"))),
+                  f"{np.mean([each['quantization_error'] for s in seeds for each in row.by_seed[s].values()]):.3f}"]
+                 for row in rows]
+        lines += [*([""] if lines else []),
+                  f"{data.title}, mean of the code lengths and both directions, unpaired, mean ± standard deviation "
+                  f"over {of_seeds([len(seeds)])}; `{command(study, data, len(seeds))}`:", "",
+                  *table([what, "mAP@all", "mAP@50", "R@10 of the own partner", "quantization error"], cells),
+                  *footnote(cells)]
+    return lines or [NOTHING]
+
+
+def epochs(evidence: Evidence) -> list[str]:
+    """Ours with and without the scale after trainings of different length, a table a data set."""
+    lines = []
+    for data in evidence.datasets:
+        cells, counts = [], []
+        for number in _by_epochs(data):
+            settings = {} if number == ICMR.Config().epoch else {"epoch": number}
+            on, off = data.row(settings), data.row({**settings, **OFF})
+            seeds = [seed for seed in on.by_seed if seed in off.by_seed]
+            counts.append(len(seeds))
+            row = [f"{number}" + " (default)" * (not settings) + evidence.mark([on, off])]
+            for cut in ("map", "map@50"):
+                a, b = ([side.mean(seed, "unpaired", cut) for seed in seeds] for side in (off, on))
+                row += [spread(a), spread(b), gain(np.subtract(b, a))]
+            cells.append(row)
+        if len(cells) > 1:
+            lines += [*([""] if lines else []),
+                      f"{data.title}, mean of the code lengths and both directions, unpaired, mean ± standard "
+                      f"deviation over {of_seeds(counts)}, the gain ± its standard error; "
+                      f"`{command('epochs', data, max(counts))}`:", "",
+                      *table(["epochs", "mAP@all off", "on", "gain", "mAP@50 off", "on", "gain"], cells),
+                      *footnote(cells)]
+    return lines or [NOTHING]
+
+
+def command(study: str, data: Data, seeds: int) -> str:
+    """The command that makes the records of a table anew."""
+    study = "" if study == "methods" else f" {study}"
+    return f"python benchmark.py{study} --datasets {data.name} --seeds {seeds} --record"
+
+
+# --- speed and search -------------------------------------------------------------------------------------------------
+
+
+def measured(make: Callable[[dict], list[str]], measurement: dict | None, file: str, study: str) -> list[str]:
+    """What ``make`` writes of a measurement; a sentence where there is none.
+
+    Raises:
+        InputError: the measurement lacks what benchmark.py writes.
+    """
+    if measurement is None:
+        return [f"No measurement is recorded yet; `python benchmark.py {study} --record` makes one."]
+    try:
+        machine, versions = measurement["machine"], measurement["versions"]
+        where = (f"`python benchmark.py {study} --record`, commit {measurement['commit'][:7]}, {measurement['date']}, "
+                 f"PyTorch {versions['torch']}, {machine['gpu'] or machine['cpu']}, "
+                 f"{of('thread', machine['threads'])}:")
+        return [where, "", *make(measurement)]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise InputError(f"docs/results/{file}: not a measurement as `python benchmark.py {study}` writes it "
+                         f"({type(error).__name__}: {error}); make it again") from None
+
+
+def speed(evidence: Evidence) -> list[str]:
+    """Training and evaluation beside the plain reference."""
+    def rows(measurement: dict) -> list[str]:
+        found = []
+        for name, part in measurement["training"].items():
+            one, every = part["reference, 128 bits"], sum(value for what, value in part.items() if "reference" in what)
+            for what, reference, ours in (
+                    ("an epoch of 128 bits, UCMFH's networks in both", one, part["ours, UCMFH's networks, [128] bits"]),
+                    ("an epoch of 128 bits, our networks", one, part["ours, 128 bits"]),
+                    ("an epoch of four lengths, UCMFH's networks in both", every,
+                     part["ours, UCMFH's networks, [16, 32, 64, 128] bits"]),
+                    ("an epoch of four lengths, our networks", every, part["ours, four lengths"])):
+                found.append([name, what, f"{reference:.3g} s", f"{ours:.3g} s", f"{reference / ours:.0f}"])
+            part = measurement["evaluation"][name]
+            reference = part["reference, from the codes, two directions"]
+            for what in ("from the codes, two directions", "from the features, both protocols"):
+                ours = part[f"ours, {what}"]
+                found.append([name, f"an evaluation {what}", f"{reference:.3g} s", f"{ours:.3g} s",
+                              f"{reference / ours:.0f}"])
+        for what, side in measurement["memory"].items():
+            if what.startswith("ours"):
+                found.append(["", f"peak memory above the data: {what.removeprefix('ours, ')}", "",
+                              f"{side['above']:,.0f} MB", ""])
+        return table(["arrays", "", "reference", "ours", "times as fast"], found, 2)
+
+    return measured(rows, evidence.speed, "speed.json", "speed")
+
+
+def search_speed(evidence: Evidence) -> list[str]:
+    """Build, memory, speed and recall of each kind of index."""
+    def rows(measurement: dict) -> list[str]:
+        found = []
+        for row in measurement["figures"]:
+            rates = list(row["queries_per_second"].values())
+            above = row["memory_above_codes"]
+            megabytes = row["codes"] * row["bits"] / 8e6
+            found.append([f"{row['bits']}", f"{row['codes']:,}", row["index"], f"{row['build_seconds']:.1f}",
+                          f"{row['bytes_on_disk'] / 1e6:,.1f}", "" if above is None else f"{above * megabytes:,.1f}",
+                          *("" if rate is None else f"{rate:,.0f}" for rate in rates), f"{row['recall@10']:.3f}",
+                          f"{row['recall@100']:.3f}"])
+        batches = [f"queries/s, {batch} at a time" for batch in measurement["figures"][0]["queries_per_second"]]
+        return table(["bits", "codes", "index", "build, s", "on disk, MB", "memory above the codes, MB", *batches,
+                      "recall@10", "recall@100"], found, 3)
+
+    return measured(rows, evidence.search, "search.json", "search")
+
+
+def rerank(evidence: Evidence) -> list[str]:
+    """mAP@50 and recall of the real-valued neighbours with and without reranking."""
+    def rows(measurement: dict) -> list[str]:
+        return table(["query", "ranking", "mAP@50", "recall@10"],
+                     [[row["query"], row["ranking"], *("" if row[key] is None else f"{row[key]:.3f}"
+                                                       for key in ("map@50", "recall@10"))]
+                      for row in measurement["rerank"]], 2)
+
+    if evidence.search is None or "rerank" not in evidence.search:
+        return ["No measurement of reranking is recorded yet."]
+    return measured(rows, evidence.search, "search.json", "search")
+
+
+GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
+    "headline": headline, "headline.zh": functools.partial(headline, zh=True),
+    "limits": limits, "limits.zh": functools.partial(limits, zh=True),
+    "promises": promises_table, "promises.zh": functools.partial(promises_table, zh=True),
+    "scale_sweep": scale_sweep, "balanced_loss": balanced_loss, "epochs": epochs,
+    "speed": speed, "search_speed": search_speed, "rerank": rerank}

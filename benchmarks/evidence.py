@@ -1,0 +1,135 @@
+"""The records of trainings sorted for the documents: by data set, method and settings, seed and code length."""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks import promises
+from benchmarks.baselines import METHODS
+from benchmarks.promises import in_points
+from common.errors import InputError
+
+TITLES = {"openmoji": "OpenMoji", "digits": "Digits", "icons": "Icons"}
+ON, OFF = {}, {"use_progressive_hash": False}  # settings of a record of ours with the scale and without
+
+
+@dataclass(frozen=True)
+class Row:
+    """The trainings of one method with the same settings: a row of a table, by seed and code length."""
+
+    method: str
+    settings: dict
+    records: list[dict]
+
+    @property
+    def ours(self) -> bool:
+        return self.method == "ours"
+
+    @functools.cached_property
+    def by_seed(self) -> dict[int, dict[str, dict]]:
+        """``by_seed[seed][bits]``: the figures after the last epoch."""
+        found: dict[int, dict[str, dict]] = {}
+        for record in sorted(self.records, key=lambda record: record["seed"]):
+            found.setdefault(record["seed"], {}).update(record["final"])
+        return found
+
+    def figures(self, bits: str) -> list[dict]:
+        """Of one code length, one a seed."""
+        return [lengths[bits] for lengths in self.by_seed.values() if bits in lengths]
+
+    def mean(self, seed: int, protocol: str, cut: str) -> float:
+        """In points, of one seed: the mean of the code lengths and both directions."""
+        return float(np.mean([in_points(each, protocol, cut) for each in self.by_seed[seed].values()]))
+
+    def trainings(self, seeds: Iterable[int]) -> list[promises.Training]:
+        by_seed = {record["seed"]: record for record in self.records}
+        return [promises.of_record(by_seed[seed]) for seed in seeds]
+
+
+@dataclass(frozen=True)
+class Data:
+    """One data set with its records, the rows of its tables, and the code lengths of ours."""
+
+    name: str
+    records: list[dict]
+    rows: list[Row]
+    lengths: list[str]
+
+    @property
+    def title(self) -> str:
+        return TITLES.get(self.name, self.name)
+
+    def row(self, settings: dict) -> Row | None:
+        """Ours with these settings."""
+        return next((row for row in self.rows if row.ours and row.settings == settings), None)
+
+    @property
+    def others(self) -> list[Row]:
+        """Other methods than ours."""
+        return [row for row in self.rows if not row.ours]
+
+    @property
+    def compared(self) -> tuple[Row, Row, list[int]] | None:
+        """Ours with and without the scale, and the seeds of both; None without such records."""
+        on, off = self.row(ON), self.row(OFF)
+        seeds = [seed for seed in on.by_seed if seed in off.by_seed] if on and off else []
+        return (on, off, seeds) if seeds else None
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that the documents are made from.
+
+    Args:
+        datasets: with records, OpenMoji first.
+        current: the digest of the present code that decides a training of a method, to be compared with a record's.
+        speed, search: the measurements ``docs/results/speed.json`` and ``search.json``, or None.
+    """
+
+    datasets: list[Data]
+    current: Callable[[str], str]
+    speed: dict | None
+    search: dict | None
+
+    def mark(self, rows: Iterable[Row]) -> str:
+        """A † if a record of these rows is of other code than the present."""
+        other = any(record["code"] != self.current(record["method"]) for row in rows for record in row.records)
+        return " †" if other else ""
+
+
+def gather(records: list[dict], current: Callable[[str], str], speed: dict | None, search: dict | None) -> Evidence:
+    """Sort records (benchmarks/records.py) into data sets and rows.
+
+    Raises:
+        InputError: the records of a data set are of different data.
+    """
+    datasets = []
+    names = dict.fromkeys(record["dataset"] for record in records)
+    for name in sorted(names, key=lambda name: ([*TITLES, name].index(name), name)):
+        own = [record for record in records if record["dataset"] == name]
+        if len(prints := sorted({record["fingerprint"] for record in own})) > 1:
+            raise InputError(f"docs/results/{name}: records of different data, with the fingerprints "
+                             f"{', '.join(each[:8] for each in prints)}; expected one: remove the others' records")
+        trained = [record for record in own if "final" in record]
+        sets = [tuple(record["hash_lens"]) for record in trained if record["method"] == "ours"]
+        lengths = max(sorted(set(sets), key=len, reverse=True), key=sets.count) if sets else \
+            sorted({bits for record in trained for bits in record["hash_lens"]})
+        found: dict[tuple[str, str], list[dict]] = {}
+        for record in trained:
+            if record["method"] != "ours" or tuple(record["hash_lens"]) == tuple(lengths):
+                found.setdefault((record["method"], json.dumps(record["settings"], sort_keys=True)), []).append(record)
+        rows = [Row(method, json.loads(settings), each) for (method, settings), each in found.items()]
+        rows.sort(key=_order)
+        datasets.append(Data(name, own, rows, [str(bits) for bits in lengths]))
+    return Evidence(datasets, functools.cache(current), speed, search)
+
+
+def _order(row: Row) -> tuple:
+    """Other methods first, in the order of METHODS; then ours, off, on, and with other settings."""
+    return (row.ours, [*METHODS, row.method].index(row.method), [OFF, ON, row.settings].index(row.settings),
+            json.dumps(row.settings, sort_keys=True))

@@ -1,0 +1,265 @@
+"""What the documents say of results: made from the records, never stale, and refused whole where something is wrong."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import blocks, documents, evidence
+from common.errors import InputError
+
+ROOT = Path(__file__).parents[1]
+CODE = "a" * 64
+OFF = {"use_progressive_hash": False}
+
+
+def current(method):
+    return CODE
+
+
+def record(method="ours", seed=0, settings=None, lengths=(16, 64), score=0.4, dataset="openmoji", code=CODE, **more):
+    """A record of a training whose mAP is ``score``, a little more with the seed, the bits, and from I2T to T2I."""
+    def figures(bits):
+        maps = {direction: {"map": score + seed / 100 + bits / 1000 + add, "map@50": score + 0.2 + seed / 1000 + add}
+                for direction, add in (("i2t", 0.0), ("t2i", 0.02))}
+        recalls = {direction: {"recall@1": 0.2, "recall@5": 0.4, "recall@10": 0.9 - score} for direction in maps}
+        return {"unpaired": maps, "paired": maps, "partners": recalls, "quantization_error": 0.2 - score / 3,
+                "bit_balance": 0.1}
+
+    final = {str(bits): figures(bits) for bits in lengths}
+    scores = [np.mean([final[bits]["unpaired"][direction]["map"] for direction in ("i2t", "t2i")]) for bits in final]
+    history = {"epoch": list(range(1, 11)),
+               "map": {bits: np.linspace(0.2, last, 10).round(5).tolist() for bits, last in zip(final, scores)}}
+    made = {"format": 1, "dataset": dataset, "fingerprint": "f" * 64,
+            "sizes": {"train": 1919, "query": 400, "retrieval": 1919}, "method": method,
+            "bits": None if method == "ours" else lengths[0], "settings": settings or {}, "hash_lens": list(lengths),
+            "seed": seed, "commit": "c" * 40, "code": code, "date": "2026-11-27",
+            "versions": {"python": "3.12.1", "torch": "2.13.0", "numpy": "2.4.6"},
+            "machine": {"platform": "Linux", "cpu": "a CPU", "device": "cpu", "gpu": None, "threads": 1,
+                        "processes": 1}, "precision": "float32", "seconds": 50.0 + seed, "final": final,
+            "history": history}
+    if method == "ours":
+        made["loss"] = [5.0, 4.0, 3.0, 2.5, 2.1, 1.9, 1.7, 1.6, 1.5, 1.4]
+    return made | more
+
+
+@pytest.fixture
+def records():
+    """Three seeds of ours, with the scale and without, and two other methods, one with the code of another time."""
+    return [*(record(seed=seed, settings=settings, score=score) for settings, score in (({}, 0.4), (OFF, 0.36))
+              for seed in range(3)),
+            *(record("UCCH", seed, lengths=(bits,), score=0.37) for seed in range(2) for bits in (16, 64)),
+            *(record("LSH", lengths=(bits,), score=0.1, code="b" * 64) for bits in (16, 64))]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """The documents of the project, with no results in them yet."""
+    for name in documents.DOCUMENTS:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    documents.write_documents(tmp_path, [], current)
+    return tmp_path
+
+
+def texts(folder):
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def block(folder, name, document):
+    lines = (folder / document).read_text(encoding="utf-8").split(f"<!-- results: {name} -->\n")[1]
+    return lines.split("<!-- end of results -->")[0]
+
+
+# --- the project's own documents ----------------------------------------------------------------------------------
+
+
+def test_the_documents_say_what_the_committed_records_say():
+    """If this fails, run ``python benchmark.py tables``."""
+    results = ROOT / "docs" / "results"
+    committed = [json.loads(line) for path in sorted(results.glob("*/*.jsonl"))
+                 for line in path.read_text(encoding="utf-8").splitlines()]
+    measured = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("speed", "search")
+                if (path := results / f"{name}.json").exists()}
+
+    def digest(method):
+        from benchmarks import records
+
+        return records.code_digest(records.root_module(method))
+
+    assert documents.stale(ROOT, committed, digest, **measured) == {}
+
+
+# --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_all_documents_are_written_once(folder, records):
+    before = texts(folder)
+    written = documents.write_documents(folder, records, current)
+    assert set(written) == {folder / name for name in ("RESULTS.md", "README.md", "README.zh-CN.md",
+                                                       "PROGRESSIVE_HASH_DOCUMENTATION.md")}
+    after = texts(folder)
+    assert {path for path in after if after[path] != before[path]} == set(written)
+    assert documents.stale(folder, records, current) == {}
+    times = {path: path.stat().st_mtime_ns for path in after}
+    assert documents.write_documents(folder, records, current) == []
+    assert {path: path.stat().st_mtime_ns for path in texts(folder)} == times
+
+
+def test_the_headline_holds_the_means_of_the_records(folder, records):
+    documents.write_documents(folder, records, current)
+    # at 64 bits: score + .064 + .01 for the mean of the directions + the mean of .00, .01 (, .02) over the seeds
+    row = "| 44.9 (UCCH) | 44.4 | **48.4** |"
+    for name, document in (("headline", "README.md"), ("headline.zh", "README.zh-CN.md")):
+        lines = block(folder, name, document).splitlines()
+        assert lines[-1] == f"| [OpenMoji](RESULTS.md#openmoji) {row}"
+    assert "3 seeds of ours and 2 seeds of the other method" in block(folder, "headline", "README.md")
+    assert "本方法 3 个种子，其他方法 2 个种子" in block(folder, "headline.zh", "README.zh-CN.md")
+
+
+def test_the_best_is_bold_even_if_it_is_not_ours(records):
+    better = [record("CIRH", lengths=(64,), score=0.5)]
+    rows = blocks.headline(evidence.gather(records + better, current, None, None))
+    assert rows[-1] == "| [OpenMoji](RESULTS.md#openmoji) | **57.4** (CIRH) | 44.4 | 48.4 |"
+    lines = blocks.limits(evidence.gather(records + better, current, None, None))
+    assert "- Other methods are ahead: CIRH on OpenMoji by 9.0 points of mAP@all at 64 bits and CIRH on OpenMoji by " \
+           "9.9 points of mAP@50 at 64 bits." in lines
+
+
+def test_limits_and_promises_say_what_was_gained(records):
+    icons = [record(seed=seed, settings=settings, score=score, dataset="icons")
+             for seed, change in enumerate((0.01, -0.012, 0.001))
+             for settings, score in (({}, 0.3 + change), (OFF, 0.3))]
+    found = evidence.gather(records + icons, current, None, None)
+    lines = blocks.limits(found)
+    assert "over 3 seeds" in lines[0]
+    assert "- mAP@all: it gains on OpenMoji +4.0 ± 0.0; no gain is shown on Icons +0.0 ± 0.6." in lines
+    assert any("(R@10): OpenMoji -4.0 ± 0.0" in line for line in lines)
+    rows = blocks.promises_table(found)
+    assert rows[0] == "| the guide | measured | OpenMoji (3 seeds) | Icons (3 seeds) |"
+    assert "| mAP +2 to 5 points | mAP@all | **kept**: +4.0 ± 0.0 | **unclear**: +0.0 ± 0.6 |" in rows  # within ± 2.8
+    assert any(row.startswith("| under 1 % more time | seconds an epoch | **kept**: +0.0 ± 0.0 % |") for row in rows)
+    assert blocks.promises_table(found, zh=True)[0] == "| 原指南预期 | 指标 | OpenMoji（3 个种子） | Icons（3 个种子） |"
+
+
+def test_results_hold_every_method_and_mark_other_code(folder, records):
+    documents.write_documents(folder, records, current)
+    text = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert "- [OpenMoji](#openmoji)" in text and "\n## OpenMoji\n" in text
+    assert "| LSH † | 1 | 12.6 | 17.4 | 31.0 | 31.0 |" in text
+    assert "| UCCH | 2 | 40.1 ± 0.7 | 44.9 ± 0.7 |" in text
+    assert "| **ours** | 3 | 43.6 ± 1.0 | 48.4 ± 1.0 |" in text
+    assert blocks.OTHER_CODE in text and "| mAP@all, unpaired | +4.0 ± 0.0 | +4.0 ± 0.0 | +4.0 ± 0.0 |" in text
+    of_today = [{**each, "code": CODE} for each in records]
+    documents.write_documents(folder, of_today, current)
+    assert "†" not in (folder / "RESULTS.md").read_text(encoding="utf-8")
+    documents.write_documents(folder, of_today, lambda method: "b" * 64 if method == "ours" else CODE)
+    assert "| **48.4** † |" in block(folder, "headline", "README.md")
+    assert blocks.OTHER_CODE in block(folder, "headline", "README.md")
+
+
+def test_studies_of_ours_have_their_tables(records):
+    more = [record(seed=seed, settings=settings, score=score) for seed in range(2) for settings, score in (
+        ({"scale_max": 8.0}, 0.39), ({"scale_min": 2.0, "scale_max": 12.0}, 0.38), ({"scale_schedule": "step"}, 0.37),
+        ({"loss": "balanced", "positive_weight": 0.6}, 0.35), ({"epoch": 30}, 0.41), ({"epoch": 30, **OFF}, 0.42))]
+    found = evidence.gather(records + more, current, None, None)
+    rows = [line.split(" | ")[0] for line in blocks.scale_sweep(found) if line.startswith("| ")]
+    assert rows[2:] == ["| off", "| 1 to 8 (conservative)", "| 1 to 10 (default)", "| 2 to 12 (aggressive)",
+                        "| 1 to 10, step"]
+    assert "over 2 seeds; `python benchmark.py scale --datasets openmoji --seeds 2 --record`" in \
+        blocks.scale_sweep(found)[0]
+    assert [line.split(" | ")[:2] for line in blocks.balanced_loss(found)[4:]] == [
+        ["| 0.5 (default)", "45.5 ± 0.7"], ["| 0.6", "40.5 ± 0.7"]]
+    rows = [line.split(" | ") for line in blocks.epochs(found) if line.startswith("| ")][2:]
+    assert [(row[0], row[3]) for row in rows] == [("| 30", "-1.0 ± 0.0"), ("| 100 (default)", "+4.0 ± 0.0")]
+    assert any(row.startswith("| better with the balanced loss | mAP@all, `--positive_weight 0.6` | **not kept**: -5.0")
+               for row in blocks.promises_table(found))
+    assert "\n".join(blocks.limits(found)).count("-1.0 ± 0.0 after 30 and +4.0 ± 0.0 after 100 epochs on OpenMoji") == 1
+
+
+def test_what_cannot_be_trained_is_said(folder, records):
+    skipped = {key: value for key, value in record("CCA", lengths=(64,)).items() if key not in ("final", "history")}
+    documents.write_documents(folder, [*records, {**skipped, "skipped": "only 32 dimensions"}], current)
+    assert "- CCA, 64 bits: only 32 dimensions" in (folder / "RESULTS.md").read_text(encoding="utf-8")
+
+
+SPEED = {"training": {"sized": {**{f"reference, {bits} bits": 2.0 for bits in (16, 32, 64, 128)},
+                                "ours, UCMFH's networks, [128] bits": 0.5, "ours, 128 bits": 0.1,
+                                "ours, UCMFH's networks, [16, 32, 64, 128] bits": 0.8, "ours, four lengths": 0.2}},
+         "evaluation": {"sized": {"ours, from the features, both protocols": 1.0,
+                                  "ours, from the codes, two directions": 0.1,
+                                  "reference, from the codes, two directions": 10.0}},
+         "memory": {"reference, training": {"before": 1.0, "above": 100.0},
+                    "ours, training": {"before": 1.0, "above": 9.0}}}
+SEARCH = {"figures": [{"index": "flat", "bits": 64, "codes": 1000000, "build_seconds": 0.01, "bytes_on_disk": 8000000,
+                       "memory_above_codes": 0.5, "queries_per_second": {"1": 200.0, "1000": None}, "recall@10": 1.0,
+                       "recall@100": 1.0}]}
+ORIGIN = {key: record()[key] for key in ("commit", "date", "versions", "machine")}
+
+
+def test_measurements_of_speed_and_search(folder):
+    documents.write_documents(folder, [], current, speed=SPEED | ORIGIN, search=SEARCH | ORIGIN)
+    text = (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert "| sized | an epoch of four lengths, our networks | 8 s | 0.2 s | 40 |" in text
+    assert "| 64 | 1,000,000 | flat | 0.0 | 8.0 | 4.0 | 200 |  | 1.000 | 1.000 |" in \
+        block(folder, "search_speed", "docs/search.md")
+    assert "commit ccccccc, 2026-11-27, PyTorch 2.13.0, a CPU, 1 thread:" in text
+    assert "No measurement of reranking is recorded yet." in block(folder, "rerank", "docs/search.md")
+    rows = [{"query": "text", "ranking": "Hamming", "map@50": 0.75, "recall@10": None}]
+    documents.write_documents(folder, [], current, search={**SEARCH, **ORIGIN, "rerank": rows})
+    assert "| text | Hamming | 0.750 |  |" in block(folder, "rerank", "docs/search.md")
+
+
+# --- what is refused ----------------------------------------------------------------------------------------------
+
+
+def refused(folder, records, **more):
+    before = texts(folder)
+    with pytest.raises(InputError) as error:
+        documents.write_documents(folder, records, current, **more)
+    assert texts(folder) == before and "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("document", documents.DOCUMENTS)
+@pytest.mark.parametrize("damage, where, message", [
+    (lambda text: text + "\n<!-- results: nothing -->\n<!-- end of results -->\n", 2, "no block is named 'nothing'"),
+    (lambda text: text + "\n<!-- results: speed -->\n", 2, "the block speed isn't closed"),
+    (lambda text: text + "\n<!-- results: speed -->\n<!-- results: speed -->\n", 3, "begins within"),
+    (lambda text: text + "\n<!-- end of results -->\n", 2, "ends that doesn't begin")])
+def test_a_wrong_marker_is_one_line_and_changes_nothing(folder, records, document, damage, where, message):
+    text = (folder / document).read_text(encoding="utf-8")
+    (folder / document).write_text(damage(text), encoding="utf-8")
+    line = refused(folder, records)
+    assert line.startswith(f"{document}, line {text.count(chr(10)) + where}: ") and message in line
+
+
+@pytest.mark.parametrize("document, name", [(document, name) for document, names in documents.DOCUMENTS.items()
+                                            for name in names])
+def test_a_missing_block_is_one_line_and_changes_nothing(folder, records, document, name):
+    path = folder / document
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace(f"<!-- results: {name} -->", "<!-- results: speed -->"), encoding="utf-8")
+    line = refused(folder, records)
+    assert line.startswith(f"{document}, line ") and f"without the block {name}" in line
+
+
+def test_an_unreadable_document_is_one_line_and_changes_nothing(folder, records):
+    path = folder / "README.zh-CN.md"
+    path.write_bytes(b"\xff\xfe\xff")
+    assert "README.zh-CN.md: can't be read" in refused(folder, records)
+    path.unlink()
+    assert "README.zh-CN.md: can't be read (No such file or directory)" in refused(folder, records)
+
+
+def test_records_of_two_data_sets_under_one_name_are_refused(folder, records):
+    assert "fingerprints 00000000, ffffffff" in refused(folder, [*records, record(seed=9, fingerprint="0" * 64)])
+
+
+@pytest.mark.parametrize("more", [{"speed": {**ORIGIN, "training": {"sized": {}}}}, {"speed": {"training": {}}},
+                                  {"search": {**ORIGIN, "figures": 3}}, {"search": {**ORIGIN, "figures": []}}])
+def test_a_measurement_that_lacks_something_is_refused(folder, more):
+    name = next(iter(more))
+    assert f"docs/results/{name}.json: not a measurement as `python benchmark.py {name}`" in refused(folder, [], **more)
