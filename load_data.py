@@ -21,7 +21,9 @@ import h5py
 import numpy as np
 import torch
 
-from formats.arrays import READERS, Array, block_rows, library_errors, open_arrays, read_pickle, wrap
+from formats.arrays import Array, block_rows, library_errors, wrap
+from formats.pickles import read_pickle
+from formats.reading import READERS, open_arrays
 from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import write_atomically
 
