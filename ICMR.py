@@ -141,9 +141,9 @@ class Config:
                 "the name of a folder inside results_dir/<dataset>")
         require(0 <= self.seed < 2**63, "seed", "a whole number from 0 to 2^63 - 1")
         require(bool(self.hash_lens)
-                and all(type(b) is int and 1 <= b <= metric.LONGEST for b in self.hash_lens)
+                and all(type(b) is int and 1 <= b <= metric.MAX_BITS for b in self.hash_lens)
                 and len(set(self.hash_lens)) == len(self.hash_lens), "hash_lens",
-                f"one or more different numbers of bits, each from 1 to {metric.LONGEST}")
+                f"one or more different numbers of bits, each from 1 to {metric.MAX_BITS}")
 
 
 class Stopped(Exception):
