@@ -41,7 +41,7 @@ from indexing import nearest
 import metric
 from common.errors import InputError
 from common.atomic_files import check_writable, write_atomically
-from load_data import LARGEST
+from pairs.rows import MAX_FEATURE
 from model import HashModel
 
 FORMAT = 1
@@ -428,10 +428,10 @@ def _encode(model: HashModel, features: Mapping[str, np.ndarray], rows: np.ndarr
     for name, array in features.items():
         with np.errstate(over="ignore"):
             block = np.asarray(array[rows], np.float32)
-        sound = (np.abs(block) <= LARGEST).all(axis=1)  # not so for NaN
+        sound = (np.abs(block) <= MAX_FEATURE).all(axis=1)  # not so for NaN
         if not sound.all():
             raise InputError(f"{name} features: row {rows[np.argmin(sound)]} has NaN, infinity or a number beyond "
-                             f"{LARGEST:g}; expected finite float32 numbers")
+                             f"{MAX_FEATURE:g}; expected finite float32 numbers")
         inputs[name] = torch.from_numpy(block).to(device)
     return model.encode(**inputs).float().cpu().numpy()
 
