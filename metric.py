@@ -6,9 +6,13 @@ ranking figure but ``legacy_mean_average_precision`` is the exact expectation ov
 (McSherry & Najork, ECIR 2008; He et al., CVPR 2018, arXiv 1705.08562). All it takes is the number of relevant
 and irrelevant items at each distance: ``hamming_histogram``.
 
-Conventions: codes are +-1 arrays (n, bits), labels multi-hot arrays (n, classes). A query without a relevant
-item scores 0 and stays in the mean. A cut (``topk``, N) beyond the database means the whole database.
-Malformed arguments raise ``InputError``.
+Conventions: codes are +-1 arrays (n, bits), labels are multi-hot arrays (n, classes) of 0 and 1. A query without a
+relevant item scores 0 and stays in the mean. A cut (``topk``, N) beyond the database means the whole database. Figures
+are shares from 0 to 1, not percentages. Every function raises ``InputError``, which is a ValueError, for arguments of
+another shape, with other values, or that do not fit each other.
+
+To use this in another project, copy ``metric.py`` and ``common/hamming_loops.py`` (keeping the folder ``common``). They
+need NumPy and Numba, and not PyTorch; there, malformed arguments raise a plain ValueError.
 """
 
 from __future__ import annotations
@@ -19,26 +23,34 @@ from typing import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from common.errors import InputError
 from common.hamming_loops import compiled, count_distances, in_threads
 
-MAX_BITS = 32767  # bits of a code
-COSINE_PLACES = 12  # decimals up to which cosines are compared
-_ROWS = 32768  # rows packed at once: scratch that stays in the cache, whatever the size of the database
+try:
+    from common.errors import InputError
+except ModuleNotFoundError:  # this file was copied into another project
+    InputError = ValueError
+
+MAX_BITS = 32767  # of a code: twice a distance must fit 16 bits
+COSINE_DECIMALS = 12  # cosines that are equal to so many decimals count as equal
+_ROWS = 32768  # rows packed at once, so that the scratch memory stays in the cache however large the database is
 
 
 # ---------------------------------------------------------------------------------------------- codes
 
 
 def sign_codes(x: ArrayLike) -> np.ndarray:
-    """Hash codes int8 (n, bits) of network outputs (n, bits): +1 where x >= 0, else -1."""
+    """The hash codes, int8 (n, bits), of network outputs (n, bits): +1 where x >= 0, else -1.
+
+    Raises InputError for outputs that are not finite.
+    """
     return np.where(_finite(x) >= 0, np.int8(1), np.int8(-1))
 
 
 def pack_codes(codes: ArrayLike) -> np.ndarray:
     """Pack +-1 codes (n, bits) into uint8 rows (n, ceil(bits / 8)), the layout of faiss's binary indexes.
 
-    Bit j (of value 2**j) of byte i is set where ``codes[:, 8 * i + j]`` is +1; unused high bits are 0.
+    Bit j (of value 2**j) of byte i is set where ``codes[:, 8 * i + j]`` is +1; unused high bits are 0. Raises
+    InputError for anything but -1 and +1.
     """
     return _pack("codes", _matrix("codes", codes), negative=-1)
 
@@ -46,7 +58,8 @@ def pack_codes(codes: ArrayLike) -> np.ndarray:
 def hamming_distance(query: ArrayLike, retrieval: ArrayLike) -> np.ndarray:
     """All Hamming distances, int32 (queries, items), of +-1 codes or of uint8 rows from ``pack_codes``.
 
-    The whole matrix is held in memory; ``hamming_histogram`` is the way to go for a full database.
+    The whole matrix is held in memory; for a full database use ``hamming_histogram``. Raises InputError if the two
+    sides differ in their form or their length.
     """
     query, retrieval = _matrix("query codes", query), _matrix("retrieval codes", retrieval)
     packed = query.dtype == np.uint8
@@ -68,10 +81,15 @@ def hamming_distance(query: ArrayLike, retrieval: ArrayLike) -> np.ndarray:
 
 def hamming_histogram(query_codes: ArrayLike, retrieval_codes: ArrayLike,
                       query_labels: ArrayLike, retrieval_labels: ArrayLike) -> np.ndarray:
-    """For each query, how many database items lie at each Hamming distance, irrelevant and relevant.
+    """For each query, the number of irrelevant and of relevant database items at each Hamming distance.
 
-    Returns ``count[query, distance, relevant]``, int64 (queries, bits + 1, 2). Beyond the packed data and the
-    result, memory is a few megabytes whatever the sizes. Counts over parts of a database add up to the whole.
+    Args:
+        query_codes, retrieval_codes: +-1 codes (queries, bits) and (items, bits), of at most MAX_BITS bits.
+        query_labels, retrieval_labels: multi-hot labels (queries, classes) and (items, classes).
+
+    Returns ``count[query, distance, relevant]``, int64 (queries, bits + 1, 2). Beyond the packed data and the result,
+    this takes a few megabytes of memory whatever the sizes. The counts over parts of a database add up to those of the
+    whole. Raises InputError.
     """
     return hamming_histograms([(query_codes, retrieval_codes)], query_labels, retrieval_labels)[0]
 
@@ -80,7 +98,8 @@ def hamming_histograms(rankings: Sequence[tuple[ArrayLike, ArrayLike]],
                        query_labels: ArrayLike, retrieval_labels: ArrayLike) -> list[np.ndarray]:
     """``hamming_histogram`` of several rankings of the same items for the same queries, in one pass over the labels.
 
-    Each ranking is a pair (query codes, retrieval codes); the code lengths may differ.
+    Each ranking is a pair (query codes, retrieval codes); the lengths of codes may differ between rankings. Returns the
+    histogram of each. Raises InputError.
     """
     query, retrieval, query_labels, retrieval_labels, bits = _pack_all(rankings, query_labels, retrieval_labels)
     words = np.cumsum([0, *map(len, query)])
@@ -96,7 +115,7 @@ def hamming_histograms(rankings: Sequence[tuple[ArrayLike, ArrayLike]],
 
 
 def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
-    """Tie-aware mean average precision (mAP), from ``hamming_histogram``.
+    """Tie-aware mean average precision (mAP) over all queries of a histogram from ``hamming_histogram``.
 
     A tie group of n items, r of them relevant, after N0 items with R0 relevant, m = (r - 1) / (n - 1) (0 when
     n = 1) and the harmonic numbers H, adds on average
@@ -106,7 +125,7 @@ def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
     to the sum of precisions at the relevant items (McSherry & Najork, ECIR 2008); average precision is that
     sum divided by the number of relevant items. With ``topk``, only the first ``topk`` places count, and the
     divisor is the number of relevant items among them (0 if there are none), as in UCMFH. The group that the
-    cut falls into is averaged over the hypergeometric number of relevant items in the places left.
+    cut falls into is averaged over the hypergeometric number of relevant items in the places left. Raises InputError.
     """
     histogram = _check_histogram(histogram)
     limit = int(histogram[0].sum())
@@ -118,7 +137,10 @@ def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
 
 
 def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
-    """Mean over queries of the expected share of relevant items among the first N, for each N of ``ns``."""
+    """Mean over queries of the expected share of relevant items among the first N, for each N of ``ns``: (len(ns),).
+
+    The histogram is one from ``hamming_histogram``. Raises InputError.
+    """
     histogram = _check_histogram(histogram)
     relevant, size = _relevant_and_size(histogram)
     before = size.cumsum(axis=1) - size
@@ -134,8 +156,9 @@ def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
 def precision_recall(histogram: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     """Precision and recall of retrieving all items within Hamming radius 0, 1, ..., bits.
 
-    Returns two arrays (bits + 1,), each the mean over queries at that radius. A query that retrieves nothing
-    has precision 0, as is usual for a failed hash lookup; one without relevant items has recall 0.
+    The histogram is one from ``hamming_histogram``. Returns two arrays (bits + 1,), the means over queries at each
+    radius. A query that retrieves nothing has precision 0, as is usual for a failed hash lookup; one without relevant
+    items has recall 0. Raises InputError.
     """
     histogram = _check_histogram(histogram)
     relevant, retrieved = (counts.cumsum(axis=1) for counts in _relevant_and_size(histogram))
@@ -149,26 +172,32 @@ def precision_recall(histogram: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
 
 def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
              retrieval_labels: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
-    """Tie-aware mAP at each cut of ``topks`` in one pass over the data: ``{"map": ..., "map@50": ...}``."""
+    """Tie-aware mAP at each cut of ``topks`` in one pass over the data: ``{"map": ..., "map@50": ...}``.
+
+    The arguments are those of ``hamming_histogram``; the cut None is the whole ranking. Raises InputError.
+    """
     return maps_from_histogram(hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels), topks)
 
 
 def maps_from_histogram(histogram: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
-    """``map_from_histogram`` at each cut of ``topks``, by name, as :func:`evaluate` gives it."""
+    """``map_from_histogram`` at each cut of ``topks``, by name, as in :func:`evaluate`. Raises InputError."""
     return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
 
 
 def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayLike, retrieval_labels: ArrayLike,
                     topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
-    """Tie-aware mAP at each cut of ``topks`` of real-valued embeddings (n, d), ranked by cosine."""
+    """Tie-aware mAP of real-valued embeddings (n, d), ranked by cosine, at each cut of ``topks``: see :func:`evaluate`.
+
+    Raises InputError for embeddings that are not finite, and for labels as ``hamming_histogram`` does.
+    """
     query, retrieval = (_unit_rows(name, value) for name, value in (("query", query), ("retrieval", retrieval)))
     query_labels, retrieval_labels = _pack_pair("labels", query_labels, retrieval_labels, negative=0)[:2]
     _same_rows("query embeddings", query, "query labels", query_labels.T)
     _same_rows("retrieval embeddings", retrieval, "retrieval labels", retrieval_labels.T)
     totals: dict[str, float] = {}
     for vector, label in zip(query, query_labels.T):
-        # Equal cosines are one tie group, as equal Hamming distances are; equal up to how a product rounds.
-        _, group = np.unique(-np.round(retrieval @ vector, COSINE_PLACES), return_inverse=True)
+        # Equal cosines are one tie group, as equal Hamming distances are. They are rounded, because products are.
+        _, group = np.unique(-np.round(retrieval @ vector, COSINE_DECIMALS), return_inverse=True)
         relevant = _relevant(label, retrieval_labels).astype(np.int64)
         histogram = np.bincount(2 * group + relevant, minlength=2 * (group.max() + 1)).reshape(1, -1, 2)
         for name, value in maps_from_histogram(histogram, topks).items():
@@ -177,14 +206,17 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
 
 
 def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 5, 10)) -> dict[str, dict[str, float]]:
-    """R@K of pairs among themselves, exact with ties: the share of images whose own text is among the first K of all
-    texts (``["i2t"]["recall@10"]``), and of texts whose image is among the first K images (``"t2i"``).
+    """R@K of pairs among themselves, exact with ties: the share of images that have their own text among the first K
+    texts (``["i2t"]["recall@10"]``), and of texts that have their own image among the first K images (``["t2i"]``).
 
     Recall at K of the one right item is the usual figure of image-text retrieval (Hodosh et al., JAIR 2013). A partner
-    that ties with n - 1 others behind N0 nearer items is among the first K with probability (K - N0) / n, within 0 to 1.
+    that ties with n - 1 others behind N0 nearer items is among the first K with the probability (K - N0) / n, clipped
+    to 0 and 1.
 
     Args:
         images, texts: +-1 codes (n, bits), row i of one being the partner of row i of the other.
+
+    Raises InputError.
     """
     ks = [_positive("K", k) for k in ks]
     images, texts = _matrix("image codes", images), _matrix("text codes", texts)
@@ -199,24 +231,33 @@ def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 
         for count, compare in ((nearer, np.less), (tied, np.equal)):
             count[0, some] = compare(distance, own[some, None]).sum(axis=1)
             count[1] += compare(distance, own).sum(axis=0)
-    return {way: {f"recall@{k}": float(np.clip((k - ahead) / ties, 0, 1).mean()) for k in ks}
-            for way, ahead, ties in zip(("i2t", "t2i"), nearer, tied)}
+    return {direction: {f"recall@{k}": float(np.clip((k - before) / size, 0, 1).mean()) for k in ks}
+            for direction, before, size in zip(("i2t", "t2i"), nearer, tied)}
 
 
 def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
                            retrieval_labels: ArrayLike, topk: int | None = None) -> float:
-    """Tie-aware mAP (``map_from_histogram``) over the whole ranking, or over its first ``topk`` places."""
+    """Tie-aware mAP (``map_from_histogram``) over the whole ranking, or over its first ``topk`` places.
+
+    Args:
+        query_codes, retrieval_codes: +-1 codes (queries, bits) and (items, bits).
+        query_labels, retrieval_labels: multi-hot labels (queries, classes) and (items, classes).
+        topk: a whole number of at least 1, or None.
+
+    Raises InputError.
+    """
     return map_from_histogram(
         hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels), topk)
 
 
 def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
                                   retrieval_labels: ArrayLike, topk: int | None = 50) -> float:
-    """mAP over one order of the ties, as UCMFH's ``calculate_top_map`` (``calculate_map`` without ``topk``).
+    """mAP with the ties in one order, as in UCMFH's ``calculate_top_map`` (``calculate_map`` if ``topk`` is None).
 
-    Average precision is the mean of i / rank_i over the relevant items among the first ``topk``; a query with
-    none counts as 0. Ties keep their order in the database. UCMFH sorts with ``numpy.argsort``, whose default
-    leaves the order of ties open, so its numbers are defined only for a given order: this one.
+    The arguments are those of ``mean_average_precision``. The average precision is the mean of i / rank_i over the
+    relevant items among the first ``topk``; a query with none counts as 0. Ties keep their order in the database. UCMFH
+    sorts with ``numpy.argsort``, whose default leaves the order of ties open, so that its numbers are defined only once
+    an order is chosen: this one. Raises InputError.
     """
     (query,), (retrieval,), query_labels, retrieval_labels, _ = _pack_all(
         [(query_codes, retrieval_codes)], query_labels, retrieval_labels)
@@ -237,20 +278,20 @@ def quantization_error(x: ArrayLike) -> float:
     """Mean of (|x| - 1)^2 over network outputs (n, bits): what the sign throws away, 0 for binary outputs.
 
     It is ||sign(X) - X||_F^2 / (n * bits): the quantization loss of ITQ (Gong & Lazebnik, CVPR 2011, eq. 2),
-    per bit.
+    per bit. Raises InputError for outputs that are not finite.
     """
     return float(np.mean((np.abs(_finite(x)) - 1) ** 2, dtype=np.float64))
 
 
 def bit_balance(codes: ArrayLike) -> float:
-    """Mean over bits of |mean of the bit|, of +-1 codes (n, bits): 0 if balanced, 1 if constant."""
+    """Mean over bits of |mean of the bit|, of +-1 codes (n, bits): 0 if balanced, 1 if constant. Raises InputError."""
     codes = _matrix("codes", codes)
     _pack("codes", codes, negative=-1)  # refuses anything but +-1
     return float(np.mean(np.abs(codes.mean(axis=0, dtype=np.float64))))
 
 
 def saturation(x: ArrayLike, threshold: float = 0.9) -> float:
-    """Share of network outputs (n, bits) with |x| > ``threshold``."""
+    """Share of network outputs (n, bits) with |x| > ``threshold``. Raises InputError if they are not finite."""
     return float(np.mean(np.abs(_finite(x)) > threshold))
 
 
@@ -291,7 +332,7 @@ def _group_gain(size, relevant, before, found, harmonic):
 
 @compiled
 def _hypergeometric(size, relevant, places):
-    """The least number of relevant items that ``places`` draws from a group can give, and the chances from it on.
+    """The least number of relevant items among ``places`` draws from a group, and the chances of it and of each more.
 
     The chances come from the ratio of neighbours, P(x + 1) / P(x): accurate where factorials overflow.
     """

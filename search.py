@@ -11,6 +11,8 @@ use indexing/index.py; docs/search.md has an example.
 
 from __future__ import annotations
 
+import common.threads  # first: it sets how threads wait, before PyTorch loads
+
 import argparse
 import contextlib
 import json
@@ -18,15 +20,11 @@ import os
 import shutil
 from pathlib import Path
 
-# Before numpy and torch load: see ICMR.py.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-
 import numpy as np
 from tqdm import tqdm
 
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
-from ICMR import choose_device
 from indexing import export as exporting
 from indexing import quality, shards, sources
 from indexing.folder import MANIFEST, newest, read_manifest
@@ -35,6 +33,7 @@ from indexing.nearest import KINDS
 from load_data import SPLITS
 from reporting import search_page
 from reporting.search_text import result_lines, shortened
+from training.device import choose_device
 
 # --- the commands ---------------------------------------------------------------------------------
 

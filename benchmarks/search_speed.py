@@ -56,7 +56,7 @@ def real_codes(path: Path, dataset: str, data_dir: str) -> tuple[np.ndarray, np.
     data = load_dataset(dataset, data_dir)
     with torch.inference_mode():
         sides = model.encode(image=data.retrieval.image), model.encode(text=data.query.text)
-    return tuple(metric.pack_codes(metric.sign_codes(side.numpy())) for side in sides)
+    return tuple(metric.pack_codes(metric.sign_codes(codes.numpy())) for codes, _ in sides)
 
 
 def noisy(real: np.ndarray, count: int, noise: float, random: np.random.Generator, out: np.ndarray) -> np.ndarray:

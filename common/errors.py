@@ -1,4 +1,4 @@
-"""Bad input: one clear line and exit status 2, the same from every script."""
+"""Bad input ends every script in the same way: one clear line and exit status 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import functools
 import os
 import signal
 import sys
-from typing import Callable, NoReturn
+from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 
 class InputError(ValueError):
@@ -16,6 +17,12 @@ class InputError(ValueError):
 
     The message is one line: what is wrong, where (file, key, setting), what was found and what was expected.
     """
+
+
+def listing(names: Iterable[object]) -> str:
+    """Names for a message, sorted and separated by commas; at most 20 of them, and "nothing" if there are none."""
+    shown = sorted(map(str, names))
+    return ", ".join(shown[:20]) + ", ..." * (len(shown) > 20) if shown else "nothing"
 
 
 class Parser(argparse.ArgumentParser):
@@ -28,19 +35,19 @@ class Parser(argparse.ArgumentParser):
 def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
     """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`.
 
-    Nor does it show a traceback after Ctrl-C (status 130), when its output is no longer read (141), when there is no
-    space for its output (2), or when the system refuses a file (2).
+    It does not show a traceback either after Ctrl-C (status 130), when nobody reads its output any more (141), when
+    the disk has no space for its output (2), or when the system refuses a file (2).
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
-                stream.reconfigure(errors="replace")  # a terminal that can't show a sign shows another
+                stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
         try:
             result = main(*args, **kwargs)
-            if sys.stdout is not None:  # as after  >&-
-                sys.stdout.flush()  # here, where it is known what to do if the output can't be written
+            if sys.stdout is not None:  # None if standard output is closed, as by >&-
+                sys.stdout.flush()  # now, so that what can't be written is handled below
             return result
         except InputError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

@@ -1,22 +1,24 @@
-"""The loops over all pairs of a query's and an item's code, compiled by Numba: counting distances, finding the nearest.
+"""Loops over all pairs of a query's and an item's code, compiled by Numba: count the distances, find the nearest.
 
-Both take codes as unsigned integers, count the bits of an exclusive or in vector registers, keep their scratch in the
-cache, and let go of Python's lock, so that threads share the work.
+The loops take codes as unsigned integers, count the bits of their exclusive or in vector registers, and keep their
+scratch memory in the cache. They release Python's lock, so that threads can share the work. This file needs NumPy and
+Numba alone.
 """
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
-import torch
 from numba import njit
 from numba.extending import intrinsic
 
-_ITEMS = 8192  # counted at once
-_CHUNK = 256  # items that one comparison rules out; fewer cost comparisons, more cost a second look at all of them
+_ITEMS = 8192  # items whose distances are counted at once
+_CHUNK = 256  # items that one comparison can rule out: a small chunk costs comparisons, a large one second looks
 
 Result = TypeVar("Result")
 
@@ -25,7 +27,7 @@ def compiled(function: Callable) -> Callable:
     """The function as machine code, made at the first call with each type of arguments and kept for later runs."""
     try:
         return njit(nogil=True, cache=True)(function)
-    except RuntimeError:  # there is no folder that can be written to: for this run alone
+    except RuntimeError:  # no folder can be written to: the machine code is for this run alone
         return njit(nogil=True)(function)
 
 
@@ -39,12 +41,27 @@ def bit_count(context, word):
     return word(word), generate
 
 
-def in_threads(call: Callable[[slice], Result], count: int, pairs: int) -> list[Result]:
-    """``call`` for slices that make up ``count``, in as many threads as PyTorch uses; the results in their order.
+def num_threads() -> int:
+    """As many threads as PyTorch uses, if it is loaded; else OMP_NUM_THREADS, or one for each core that is allowed."""
+    if torch := sys.modules.get("torch"):  # torch.set_num_threads(1) keeps these loops to one thread, too
+        return torch.get_num_threads()
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # a list gives a number for each nested level
+    if wanted.isdecimal() and int(wanted):
+        return int(wanted)
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
-    With less than a million ``pairs`` a thread, waking it takes longer than its work: then in fewer.
+
+def in_threads(call: Callable[[slice], Result], count: int, pairs: int) -> list[Result]:
+    """Cut ``range(count)`` into slices and run ``call`` on each, in :func:`num_threads` threads or fewer.
+
+    Args:
+        call: is given a slice.
+        count: the number of rows to cut.
+        pairs: the number of pairs of codes to be compared in all. A thread is worth waking for a million of them.
+
+    Returns the results in the order of the slices.
     """
-    parts = max(1, min(torch.get_num_threads(), count, pairs >> 20))
+    parts = max(1, min(num_threads(), count, pairs >> 20))
     slices = [slice(count * i // parts, count * (i + 1) // parts) for i in range(parts)]
     if parts == 1:
         return [call(slices[0])]
@@ -57,11 +74,12 @@ def count_distances(query, item, words, query_label, item_label, first, last, co
     """Count, for some queries and several rankings of the same items, the items at each distance by their relevance.
 
     Args:
-        query, item: codes of all rankings one above the other, uint64 (words, queries) and (words, items).
-        words: int64 (rankings + 1,); the words of ranking r are words[r] to words[r + 1].
-        query_label, item_label: uint64 likewise; an item with a label in common with a query is relevant to it.
-        first, last: the queries whose items are counted.
-        counts: int64 (rankings, queries, 2 * (bits + 1)); counts[r, query, 2 * distance + relevant] grows.
+        query, item: the codes of all rankings, stacked, uint64 (words, queries) and (words, items).
+        words: int64 (rankings + 1,); the rows of ranking r are words[r] to words[r + 1].
+        query_label, item_label: one bit for each label, uint64 likewise; an item is relevant to a query if they share
+            a label.
+        first, last: the queries to count for, without the last.
+        counts: int64 (rankings, queries, 2 * (bits + 1)); an item adds 1 at [ranking, query, 2 * distance + relevant].
     """
     keys, marks = np.empty(_ITEMS, np.uint16), np.empty(_ITEMS, np.uint16)
     # Items that follow each other are often equally far, and adding to one place twice in a row takes longer.
@@ -100,9 +118,9 @@ def find_nearest(query, item, words, block, distance, row):
 
     Args:
         query, item: codes, unsigned integers of one type, (queries * words,) and (items * words,).
-        words: a tuple of any numbers, as many as a code has words: its length is known when the loops are compiled.
-        block: items that all queries are compared with before the next, so that they stay in the cache.
-        distance, row: int32 and int64 (queries, topk), with no more places than items; the answer.
+        words: a tuple of as many numbers as a code has words: its length is known when the loops are compiled.
+        block: the number of items that all queries are compared with before the next, so that they stay in the cache.
+        distance, row: int32 and int64 (queries, topk), topk being at most the number of items; the result is put here.
     """
     width, queries, topk = len(words), len(distance), distance.shape[1]
     farther = np.uint64(8 * item.itemsize * width + 1)  # than any item

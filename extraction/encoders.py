@@ -53,12 +53,14 @@ def packaged() -> Encoders:
 
 
 def like(recorded: str, modality: str, model: str | None = None) -> Callable[[Iterable], np.ndarray]:
-    """The encoder of a modality that made the features of a data set whose ``encoders`` are ``recorded``.
+    """The encoder that made the features of one modality in a data set.
 
     Args:
-        model: a CLIP model to take instead of that of the name recorded, if it is the same.
+        recorded: the encoders that the data set names.
+        modality: image or text.
+        model: the name or folder of the CLIP model, if it is no longer where ``recorded`` says; it must be the same.
 
-    Raises :class:`InputError` with the reason if it isn't here.
+    Raises :class:`InputError` with the reason if that encoder isn't here.
     """
     if match := _CLIP_NAME.fullmatch(recorded):
         try:
@@ -85,7 +87,7 @@ def like(recorded: str, modality: str, model: str | None = None) -> Callable[[It
 
 
 def same(one: str, other: str) -> bool:
-    """Whether two data sets name the same encoders; a CLIP model may have another name or folder."""
+    """Whether two data sets name the same encoders, whatever the name or folder of a CLIP model is."""
     both = _CLIP_NAME.fullmatch(one), _CLIP_NAME.fullmatch(other)
     return both[0]["digest"] == both[1]["digest"] if all(both) else one == other
 
@@ -105,7 +107,7 @@ def encode_images(images: Iterable[Image | str | Path]) -> np.ndarray:
     model = _image_model()
     features = [np.empty((0, IMAGE_DIM), np.float32)]
     with torch.inference_mode():
-        for batch in _batches(images, 8):  # small, so that activations stay in cache: 1.6 times as fast as 32
+        for batch in _batches(images, 8):  # small, so that the activations stay in the cache
             pixels = torch.from_numpy(np.stack([square(image) for image in batch])).permute(0, 3, 1, 2)
             # The Lite weights were trained on (x - 127) / 128, not on ImageNet's mean and deviation.
             features.append(model.extract_features((pixels.float() - 127) / 128).mean(dim=(2, 3)).numpy())
@@ -153,10 +155,12 @@ def _installed(name: str) -> str:
 
 @functools.cache
 def clip(model: str) -> Encoders:
-    """Both encoders of a CLIP model (Radford et al., ICML 2021), whose features have unit length and one space.
+    """Both encoders of a CLIP model (Radford et al., ICML 2021), whose features have unit length and share one space.
 
     Args:
         model: its name on Hugging Face's hub, such as openai/clip-vit-base-patch32, or a folder in the hub's format.
+
+    Raises InputError if it can't be used as one.
     """
     loaded = _Clip(model)
     return Encoders(loaded.encode_images, loaded.encode_texts, loaded.names)
@@ -175,19 +179,20 @@ class _Clip:
                 raise InputError("its tokenizer takes every text for the same")
         except Exception as error:  # damaged files make the libraries raise whatever they come upon
             reason = " ".join(str(error).split())[:200] or type(error).__name__
-            raise InputError(f"{model or '(empty)'}: can't be used as a CLIP model ({reason}); expected the name of one "
-                             f"on Hugging Face's hub, such as openai/clip-vit-base-patch32, or its folder") from error
+            raise InputError(f"{model or '(empty)'}: can't be used as a CLIP model ({reason}); expected the name "
+                             f"of one on Hugging Face's hub, such as openai/clip-vit-base-patch32, or its "
+                             f"folder") from error
 
     def _load(self, model: str, library) -> None:
         import torch
 
         library.utils.logging.disable_progress_bar()
         library.utils.logging.set_verbosity_error()
-        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it tells of every try to reach the hub
+        logging.getLogger("huggingface_hub").setLevel(logging.ERROR)  # it reports every attempt to reach the hub
         if not model.strip():
             raise InputError("no name")
         name = str(Path(model).resolve()) if Path(model).is_dir() else model
-        options = dict(trust_remote_code=False)  # never asks whether to run code of the model's
+        options = dict(trust_remote_code=False)  # runs no code of the model's, and does not ask whether to
         kind = library.AutoConfig.from_pretrained(name, **options).model_type
         if kind != "clip":
             raise InputError(f"it is of the kind {kind!r}, not 'clip'")
@@ -201,18 +206,18 @@ class _Clip:
         settings = self.network.config.text_config
         if len(self.tokens) > settings.vocab_size:
             raise InputError(f"its tokenizer has {len(self.tokens):,} words, the model {settings.vocab_size:,}")
-        self.longest = min(self.tokens.model_max_length, settings.max_position_embeddings)
+        self.max_tokens = min(self.tokens.model_max_length, settings.max_position_embeddings)
         self.names = f"CLIP ({name}, weights {self._digest()})"
         self.device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network.eval().to(self.device)
 
     def _digest(self) -> str:
-        """Changes with the weights, the words and the preprocessing."""
+        """A digest of the weights, the tokenizer and the preprocessing."""
         digest = hashlib.sha256()
         for key, value in sorted(self.network.state_dict().items()):
             digest.update(f"{key} {tuple(value.shape)}\n".encode())
             digest.update(value.numpy(force=True))
-        digest.update(json.dumps([self.prepare.to_dict(), self.longest], sort_keys=True, default=str).encode())
+        digest.update(json.dumps([self.prepare.to_dict(), self.max_tokens], sort_keys=True, default=str).encode())
         digest.update(self.tokens.backend_tokenizer.to_str().encode())
         return digest.hexdigest()[:12]
 
@@ -227,7 +232,7 @@ class _Clip:
 
     def encode_texts(self, texts: Iterable[str]) -> np.ndarray:
         def features(batch: list[str]):
-            words = self.tokens(batch, padding=True, truncation=True, max_length=self.longest, return_tensors="pt")
+            words = self.tokens(batch, padding=True, truncation=True, max_length=self.max_tokens, return_tensors="pt")
             return self.network.get_text_features(**words.to(self.device))
 
         return self._encode(texts, features)
@@ -245,8 +250,10 @@ class _Clip:
 
 
 def _not_slim(image: Image) -> Image:
-    """The image, or its middle if it is more than twice as long as wide: CLIP sees the middle square of it, but only
-    after the shorter side was scaled to 224 pixels, and the longer one with it.
+    """The image, or its middle if one side is more than twice as long as the other.
+
+    CLIP sees only the middle square, but cuts it out after it has scaled the shorter side to 224 pixels: a slim image
+    would grow huge.
     """
     width, height = image.size
     if max(width, height) <= 2 * min(width, height):
@@ -259,7 +266,7 @@ def _not_slim(image: Image) -> Image:
 
 
 def upright(image: Image | str | Path) -> Image:
-    """A PIL image or an image file as RGB, turned upright, and on white where it is transparent."""
+    """A PIL image or an image file as RGB, turned upright, and on white where it is transparent. Raises InputError."""
     pil, ops = optional("PIL.Image"), optional("PIL.ImageOps")
     if isinstance(image, (str, Path)):
         with open_image(Path(image)) as opened:
@@ -279,13 +286,13 @@ def upright(image: Image | str | Path) -> Image:
 
 
 def square(image: Image | str | Path) -> np.ndarray:
-    """The middle of an image as EfficientNet-Lite0 sees it, (224, 224, 3) uint8."""
+    """The middle of an image as EfficientNet-Lite0 sees it, (224, 224, 3) uint8. Raises InputError."""
     resampling = optional("PIL.Image").Resampling.BICUBIC
     return np.asarray(optional("PIL.ImageOps").fit(upright(image), (IMAGE_SIZE, IMAGE_SIZE), resampling))
 
 
 def open_image(path: Path) -> Image:
-    """An image file, its pixels not read yet."""
+    """An image file, its pixels not read yet. Raises InputError if it is none of 8 bits a channel that Pillow knows."""
     pil = optional("PIL.Image")
     try:
         with warnings.catch_warnings():
@@ -305,7 +312,7 @@ def open_image(path: Path) -> Image:
 
 
 def is_unicode(text: str) -> bool:
-    """Whether a text is whole characters: without the halves of UTF-16 pairs that undecodable bytes leave."""
+    """Whether a text is whole characters: undecodable bytes leave halves of UTF-16 pairs, which are none."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
@@ -313,7 +320,7 @@ def is_unicode(text: str) -> bool:
 
 
 def optional(module: str):
-    """A module of requirements-extract.txt."""
+    """Import a module of requirements-extract.txt by its name. Raises InputError if it isn't installed."""
     try:
         return importlib.import_module(module)
     except ImportError as error:

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike
 import metric
 from common.errors import InputError
 from indexing.folder import NewVersion
-from load_data import LARGEST as MAX_FEATURE
 from model import HashModel
+from pairs.rows import MAX_FEATURE
 from training import checkpoint
 
 CHUNK_ROWS = 8192  # items encoded at once; an interrupted build resumes after the last whole chunk
@@ -112,8 +112,10 @@ def encode_rows(model: HashModel, features: Mapping[str, np.ndarray], rows: np.n
             raise InputError(f"{name} features: row {rows[np.argmin(sound)]} has NaN, infinity or a number beyond "
                              f"{MAX_FEATURE:g}; expected finite float32 numbers")
         inputs[name] = torch.from_numpy(block).to(device)
-    x = model.encode(**inputs).float().cpu().numpy()
-    return Encoded(metric.sign_codes(x), x)
+    codes, x = (side.float().cpu().numpy() for side in model.encode(**inputs))
+    if not np.isfinite(x).all():  # the tanh of infinity is finite
+        raise InputError("hash outputs: found NaN or infinity, expected finite numbers")
+    return Encoded(metric.sign_codes(codes), x)
 
 
 def encode(model: HashModel, features: Mapping[str, np.ndarray]) -> Encoded:

@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extraction import encoders
-import extract_features as ef
-from common.errors import InputError
+import extract_features
+from extraction import dataset_file, encoders, folder, openmoji as openmoji_layout
 from load_data import load_dataset
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -115,7 +114,7 @@ def test_openmoji_carries_licence_and_checksum():
 
 
 def test_labels_are_multi_hot_in_alphabetical_order():
-    label, names = ef.multi_hot([["sea", "beach"], ["city", "city"], ["sea"]])
+    label, names = dataset_file.multi_hot([["sea", "beach"], ["city", "city"], ["sea"]])
     assert names == ["beach", "city", "sea"]
     np.testing.assert_array_equal(label, [[1, 0, 1], [0, 1, 0], [0, 0, 1]])
 
@@ -123,12 +122,12 @@ def test_labels_are_multi_hot_in_alphabetical_order():
 @pytest.mark.parametrize("query, count, expected",
                          [("0.1", 200, 20), ("400", 2319, 400), ("1", 2, 1), ("0.1", 3, 1)])
 def test_query_is_a_share_or_a_number(query, count, expected):
-    assert ef.query_count(query, count) == expected
+    assert folder.query_count(query, count) == expected
 
 
 def test_a_caption_has_each_phrase_once():
     row = {"annotation": "grinning face", "tags": "face, grin, happy", "openmoji_tags": "smile,happy, "}
-    assert ef.caption(row) == "grinning face, face, grin, happy, smile"
+    assert openmoji_layout.caption(row) == "grinning face, face, grin, happy, smile"
 
 
 # --- the commands -------------------------------------------------------------------------------------------
@@ -169,7 +168,7 @@ def pairs(tmp_path):
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl"])
 def test_a_folder_becomes_a_data_set(kind, pairs, stub_encoders, tmp_path, capsys):
-    ef.main([*pairs(kind, caption="été"), "--query", "0.25", "--seed", "3"])
+    extract_features.main([*pairs(kind, caption="été"), "--query", "0.25", "--seed", "3"])
     assert capsys.readouterr().out.endswith(
         "data/mine/mine.h5: 4 pairs (1 query, 3 retrieval, 3 of them train), image 3, text 2, 3 labels\n")
     query = int(np.random.default_rng(3).permutation(4)[0])
@@ -189,7 +188,7 @@ def test_a_folder_becomes_a_data_set(kind, pairs, stub_encoders, tmp_path, capsy
 def test_a_folder_without_labels_becomes_a_data_set_too(pairs, stub_encoders, tmp_path, capsys):
     arguments = pairs()
     (tmp_path / "captions.csv").write_text("image,caption\n" + "".join(f"{row}.png,{'a' * row}b\n" for row in range(4)))
-    ef.main([*arguments, "--query", "1"])
+    extract_features.main([*arguments, "--query", "1"])
     assert capsys.readouterr().out.endswith("image 3, text 2, no labels\n")
     data = load_dataset("mine", tmp_path / "data")
     assert data.num_classes == 0 and data.label_names is None
@@ -198,7 +197,7 @@ def test_a_folder_without_labels_becomes_a_data_set_too(pairs, stub_encoders, tm
 
 
 def test_a_part_of_the_database_can_be_the_training_split(pairs, stub_encoders, tmp_path, capsys):
-    ef.main([*pairs(), "--query", "1", "--train", "2"])
+    extract_features.main([*pairs(), "--query", "1", "--train", "2"])
     assert "(1 query, 3 retrieval, 2 of them train)" in capsys.readouterr().out
     data = load_dataset("mine", tmp_path / "data")
     assert set(data.train.index) < set(data.retrieval.index) and len(data.train) == 2
@@ -207,9 +206,9 @@ def test_a_part_of_the_database_can_be_the_training_split(pairs, stub_encoders, 
 
 def test_the_same_data_give_the_same_bytes(pairs, stub_encoders, tmp_path):
     out = tmp_path / "data/mine/mine.h5"
-    ef.main(pairs())
+    extract_features.main(pairs())
     first = out.read_bytes()
-    ef.main(pairs())
+    extract_features.main(pairs())
     assert out.read_bytes() == first
     assert [path.name for path in out.parent.iterdir()] == ["mine.h5"]
 
@@ -222,7 +221,7 @@ def test_a_failed_write_leaves_the_old_file(pairs, stub_encoders, tmp_path, caps
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(ef.h5py.Group, "create_dataset", lambda *_, **__: disk_full())
+    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *_, **__: disk_full())
     assert refused(pairs(), capsys) == (f"{out}: cannot write: No space left on device; "
                                                "the file that was there is unchanged")
     assert out.read_bytes() == b"old" and [path.name for path in out.parent.iterdir()] == ["mine.h5"]
@@ -230,7 +229,7 @@ def test_a_failed_write_leaves_the_old_file(pairs, stub_encoders, tmp_path, caps
 
 def refused(arguments: list[str], capsys) -> str:
     with pytest.raises(SystemExit) as stop:
-        ef.main(arguments)
+        extract_features.main(arguments)
     errors = capsys.readouterr().err
     assert stop.value.code == 2 and errors.startswith("error: ") and errors.count("\n") == 1
     return errors.removeprefix("error: ").rstrip()
@@ -361,9 +360,9 @@ def unpacked(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_the_package_is_read_as_archive_and_as_folder(tmp_path):
-    archive = ef.read_package(packed(tmp_path / "openmoji.tgz", package()))
+    archive = openmoji_layout.read_package(packed(tmp_path / "openmoji.tgz", package()))
     assert archive == ([ROWS[0], ROWS[4]], [SVG.encode()] * 2)
-    assert archive == ef.read_package(unpacked(tmp_path / "openmoji", package()))
+    assert archive == openmoji_layout.read_package(unpacked(tmp_path / "openmoji", package()))
 
 
 @pytest.mark.parametrize("form", [packed, unpacked])
@@ -414,7 +413,7 @@ def test_npm_that_fails_is_quoted(tmp_path, capsys, monkeypatch):
 
 @needs_encoders
 def test_a_drawing_is_drawn_on_white():
-    pixels = np.asarray(ef.draw(SVG.encode()))
+    pixels = np.asarray(openmoji_layout.draw(SVG.encode()))
     assert pixels.shape == (224, 224, 3)
     assert (pixels[:, :112] == (255, 0, 0)).all() and (pixels[:, 112:] == 255).all()
 
@@ -422,16 +421,26 @@ def test_a_drawing_is_drawn_on_white():
 @needs_encoders
 def test_captions_are_encoded_as_in_the_file(openmoji):
     rows = [0, 700, 2318]
-    np.testing.assert_allclose(ef.encode_texts(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
+    np.testing.assert_allclose(encoders.encode_texts(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
 
 
 @needs_encoders
 @pytest.mark.skipif("OPENMOJI_PACKAGE" not in os.environ,
                     reason="the variable OPENMOJI_PACKAGE (path of openmoji-17.0.0.tgz) is not set")
 def test_drawings_are_encoded_as_in_the_file(openmoji):
-    rows, drawings = ef.read_package(Path(os.environ["OPENMOJI_PACKAGE"]))
+    rows, drawings = openmoji_layout.read_package(Path(os.environ["OPENMOJI_PACKAGE"]))
     assert [row["hexcode"] for row in rows] == openmoji["hexcode"].tolist()
-    assert [ef.caption(row) for row in rows] == openmoji["caption"].tolist()
+    assert [openmoji_layout.caption(row) for row in rows] == openmoji["caption"].tolist()
     some = [0, 700, 2318]
-    features = ef.encode_images(ef.draw(drawings[number]) for number in some)
+    features = encoders.encode_images(openmoji_layout.draw(drawings[number]) for number in some)
     np.testing.assert_allclose(features, openmoji["image"][some], atol=5e-3)
+
+
+def test_every_layout_has_its_own_help(capsys):
+    for arguments in (["--help"], *([name, "--help"] for name in extract_features.LAYOUTS)):
+        with pytest.raises(SystemExit) as stop:
+            extract_features.main(arguments)
+        assert stop.value.code == 0
+        printed = capsys.readouterr().out
+        assert all(name in printed for name in (extract_features.LAYOUTS if len(arguments) == 1 else ["--out"]))
+    assert refused([], capsys).startswith("the following arguments are required: layout")

@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = [  # from the bottom up; the rooms of a layer may use each other as long as no circle comes of it
     {"common"},
     {"formats"},
+    {"pairs"},
     {"load_data", "loss", "metric", "model"},
     {"training"},
     {"evaluation"},

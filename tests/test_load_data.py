@@ -17,7 +17,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from formats.arrays import open_arrays
+from formats.reading import open_arrays
 from common.errors import InputError
 from load_data import SPLITS, Dataset, attributes, dataset_from_arrays, load_dataset, main, save_hdf5
 

@@ -2,7 +2,12 @@
 
 import itertools
 import math
+import os
+import shutil
+import subprocess
+import sys
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -218,7 +223,7 @@ def test_histogram_of_many_items_in_several_threads(threads):
 
 
 def test_codes_too_long_to_count_are_refused():
-    codes = np.ones((1, metric.LONGEST + 1), np.int8)
+    codes = np.ones((1, metric.MAX_BITS + 1), np.int8)
     with pytest.raises(InputError, match="codes have 32768 bits, expected at most 32767"):
         metric.hamming_histogram(codes, codes, [[1]], [[1]])
     assert metric.hamming_histogram(codes[:, 1:], -codes[:, 1:], [[1]], [[1]])[0, -1].tolist() == [0, 1]
@@ -450,12 +455,12 @@ def test_partner_recall_is_the_recall_of_one_relevant_item():
     images, texts = (random.choice([-1, 1], (pairs, 6)) for _ in range(2))
     own = np.eye(pairs, dtype=np.uint8)
     found = metric.partner_recall(images, texts, (1, 7, 300, 1000))
-    for way, (query, item) in {"i2t": (images, texts), "t2i": (texts, images)}.items():
+    for direction, (query, item) in {"i2t": (images, texts), "t2i": (texts, images)}.items():
         histogram = metric.hamming_histogram(query, item, own, own)
-        assert found[way].keys() == {"recall@1", "recall@7", "recall@300", "recall@1000"}
+        assert found[direction].keys() == {"recall@1", "recall@7", "recall@300", "recall@1000"}
         for k in (1, 7, 300):
-            assert found[way][f"recall@{k}"] == pytest.approx(k * metric.precision_at_n(histogram, [k])[0])
-        assert found[way]["recall@300"] == found[way]["recall@1000"] == 1
+            assert found[direction][f"recall@{k}"] == pytest.approx(k * metric.precision_at_n(histogram, [k])[0])
+        assert found[direction]["recall@300"] == found[direction]["recall@1000"] == 1
     assert metric.partner_recall([[1, 1], [1, 1], [-1, 1]], [[1, 1], [-1, -1], [-1, -1]], [1, 2]) == {
         "i2t": {"recall@1": pytest.approx((1 + 0 + 1 / 3) / 3), "recall@2": pytest.approx((1 + 1 / 2 + 2 / 3) / 3)},
         "t2i": {"recall@1": pytest.approx((1 / 2 + 0 + 1) / 3), "recall@2": pytest.approx((1 + 1 / 2 + 1) / 3)}}
@@ -468,3 +473,53 @@ def test_partner_recall_refuses_what_are_no_pairs():
                                        (0 * codes, codes, [1], "found 0.0 in row 0")):
         with pytest.raises(metric.InputError, match=message):
             metric.partner_recall(images, texts, ks)
+
+
+# ------------------------------------------------------------------------------------------ in another project
+
+
+COPIED = """
+import sys, numpy, metric
+try:
+    import torch
+    raise SystemExit("torch can be imported")
+except ImportError:
+    pass
+random = numpy.random.default_rng(0)
+codes, labels = random.choice([-1, 1], (50, 24)), random.integers(0, 2, (50, 3))
+print(metric.mean_average_precision(codes[:9], codes[9:], labels[:9], labels[9:], topk=20))
+try:
+    metric.mean_average_precision(codes[:9], codes[9:], labels[:9], labels[9:], topk=0)
+except ValueError as error:
+    print(error)
+"""
+
+
+def test_two_files_copied_into_another_project_work_without_torch(tmp_path):
+    root = Path(metric.__file__).parent
+    (tmp_path / "common").mkdir()
+    for name in ("metric.py", "common/hamming_loops.py"):
+        shutil.copy(root / name, tmp_path / name)
+    (tmp_path / "torch.py").write_text("raise ImportError('there is no torch here')\n")
+    result = subprocess.run([sys.executable, "-c", COPIED], cwd=tmp_path, capture_output=True, text=True,
+                            env={key: value for key, value in os.environ.items() if key != "PYTHONPATH"})
+    random = np.random.default_rng(0)
+    codes, labels = random.choice([-1, 1], (50, 24)), random.integers(0, 2, (50, 3))
+    expected = metric.mean_average_precision(codes[:9], codes[9:], labels[:9], labels[9:], topk=20)
+    assert result.stderr == ""
+    assert result.stdout.splitlines() == [str(expected), "topk: found 0, expected a whole number of at least 1"]
+
+
+def test_the_number_of_threads_is_torchs_or_the_environments(monkeypatch):
+    before = torch.get_num_threads()
+    monkeypatch.setenv("OMP_NUM_THREADS", "5")
+    torch.set_num_threads(3)
+    try:
+        assert hamming_loops.num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    monkeypatch.delitem(sys.modules, "torch")
+    cores = range(1, os.cpu_count() + 1)  # a process may be allowed fewer than there are
+    for value, expected in {"5": [5], "4,2": [4], "0": cores, "many": cores, "": cores}.items():
+        monkeypatch.setenv("OMP_NUM_THREADS", value)
+        assert hamming_loops.num_threads() in expected

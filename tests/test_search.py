@@ -30,7 +30,7 @@ from indexing import index as index_module
 from indexing.encoding import Encoded
 from indexing.folder import NewVersion, read_faiss
 from indexing.index import Index
-from model import FusionModel, HashModel
+from model import FusionModel, HashModel, TextMlp
 from reporting import search_page
 from reporting.search_text import result_lines
 from toy import write_toy
@@ -213,8 +213,8 @@ def test_an_index_holds_the_models_codes_in_the_order_of_ids(toy, data, build, m
     model, _ = checkpoint.load_model(toy / "toy_hash_12.pth")
     order = np.argsort(data.retrieval.index)
     with torch.no_grad():
-        x = model.encode(image=data.retrieval.image[order]).numpy()
-        asked = model.encode(text=data.query.text).numpy()
+        x = model.encode(image=data.retrieval.image[order])[1].numpy()
+        asked = model.encode(text=data.query.text)[1].numpy()
     np.testing.assert_array_equal(np.unpackbits(made.codes, axis=1, count=BITS, bitorder="little"), x >= 0)
     np.testing.assert_array_equal(made.ids, data.retrieval.index[order])
     distance = ((asked >= 0)[:, None] != (x >= 0)[None]).sum(axis=2)
@@ -229,9 +229,19 @@ def test_an_index_holds_the_models_codes_in_the_order_of_ids(toy, data, build, m
     np.testing.assert_array_equal(again.query(text=data.query.text, topk=7).id, hits.id)
     both = Index.build(made.folder, toy / "toy_hash_12.pth", image=data.retrieval.image, text=data.retrieval.text)
     with torch.no_grad():
-        x = model.encode(data.retrieval.image, data.retrieval.text).numpy()
+        x = model.encode(data.retrieval.image, data.retrieval.text)[1].numpy()
     np.testing.assert_array_equal(np.unpackbits(both.codes, axis=1, count=BITS, bitorder="little"), x >= 0)
     assert both.about["modality"] == "both" and both.items is None and both.ids.tolist() == list(range(ITEMS))
+
+
+def test_search_makes_codes_by_calling_the_heads(data, build, monkeypatch):
+    """Whoever changes a head's ``forward`` changes what a query of its modality finds, and how its items are stored."""
+    before = build().query(text=data.query.text, topk=5)
+    forward = TextMlp.forward
+    monkeypatch.setattr(TextMlp, "forward", lambda self, features, scale=1.0: -forward(self, features, scale))
+    made = build()
+    after = made.query(text=data.query.text, topk=ITEMS)
+    np.testing.assert_array_equal(np.sort(BITS - after.distance, axis=1)[:, :5], before.distance)  # each bit is flipped
 
 
 @pytest.mark.parametrize("kind", nearest.KINDS)

@@ -98,7 +98,7 @@ def large(tmp_path):
 
 def test_large_features_stay_in_their_file(large, monkeypatch, tmp_path):
     read = load_data.load_dataset(large)
-    monkeypatch.setattr(load_data, "MAPPED_BYTES", 2_000_000)  # the images are larger, the texts smaller
+    monkeypatch.setattr("pairs.rows.MAPPED_BYTES", 2_000_000)  # the images are larger, the texts smaller
     tracemalloc.start()
     mapped = load_data.load_dataset(large)
     assert tracemalloc.get_traced_memory()[0] < 1_000_000  # the images alone would be two
@@ -111,7 +111,7 @@ def test_large_features_stay_in_their_file(large, monkeypatch, tmp_path):
 
     weights = []
     for size in (2_000_000, 1 << 40):
-        monkeypatch.setattr(load_data, "MAPPED_BYTES", size)
+        monkeypatch.setattr("pairs.rows.MAPPED_BYTES", size)
         ICMR.main(["--dataset", str(large), "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path),
                    "--epoch", "1", "--hash_lens", "8", "--hidden", "8", "--batch_size", "32", "--device", "cpu"])
         weights.append(torch.load(tmp_path / "hash" / "large_hash_8.pth", weights_only=True)["ImageMlp"]["fc1.weight"])
@@ -119,7 +119,7 @@ def test_large_features_stay_in_their_file(large, monkeypatch, tmp_path):
 
 
 def test_mapped_features_are_checked_and_scattered_rows_are_read(large, monkeypatch):
-    monkeypatch.setattr(load_data, "MAPPED_BYTES", 0)
+    monkeypatch.setattr("pairs.rows.MAPPED_BYTES", 0)
     with h5py.File(large, "r+") as file:
         shuffled = np.random.default_rng(0).permutation(3800)
         file["retrieval_idx"][:] = shuffled

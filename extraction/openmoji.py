@@ -1,0 +1,116 @@
+"""The layout ``openmoji``: drawings of the OpenMoji package, their annotations and tags, and their groups as labels."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import re
+import shutil
+import subprocess
+import tarfile
+import tempfile
+import zlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.errors import InputError
+from extraction.dataset_file import make_dataset, split
+from extraction.encoders import IMAGE_SIZE, optional
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+SUMMARY = "make data/openmoji/openmoji.h5 again"
+PACKAGE = "openmoji@17.0.0"
+QUERIES = 400
+ATTRIBUTES = {
+    "source": f"npm package {PACKAGE}, https://openmoji.org",
+    "licence": "CC BY-SA 4.0, https://creativecommons.org/licenses/by-sa/4.0/",
+    "attribution": "All emojis designed by OpenMoji – the open-source emoji and icon project. "
+                   "License: CC BY-SA 4.0",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--package", type=Path, help=f"npm package {PACKAGE}, folder or .tgz (default: npm pack)")
+    parser.add_argument("--out", type=Path, default=Path("data/openmoji/openmoji.h5"))
+
+
+def extract(package: Path | None, out: Path) -> None:
+    """Make the data set ``out`` of the npm package (a folder or .tgz; None fetches it with npm). Raises InputError."""
+    with tempfile.TemporaryDirectory() as folder:
+        rows, drawings = read_package(package or fetch_package(Path(folder)))
+    columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
+    strings = {name: [row[key] for row in rows] for name, key in columns.items()}
+    strings["caption"] = [caption(row) for row in rows]
+    optional("resvg_py")  # if it is missing, that is found here and not after the texts are encoded
+    make_dataset(out, map(draw, drawings), [[row["group"]] for row in rows],
+                 split(len(rows), QUERIES, 0), strings, ATTRIBUTES)
+
+
+def select_rows(rows: list[dict]) -> list[dict]:
+    """The rows without skin-tone variants, components and ``extras-unicode``, in the order of the package."""
+    left_out = ("component", "extras-unicode")
+    return [row for row in rows if not row["skintone"] and row["group"] not in left_out]
+
+
+def caption(row: dict) -> str:
+    """Annotation, tags and OpenMoji tags, each phrase once, joined by commas."""
+    phrases = [row["annotation"], *row["tags"].split(","), *row["openmoji_tags"].split(",")]
+    return ", ".join(dict.fromkeys(phrase.strip() for phrase in phrases if phrase.strip()))
+
+
+def draw(svg: bytes) -> Image:
+    """An SVG drawing as an RGB image of 224 x 224 pixels, on white."""
+    png = optional("resvg_py").svg_to_bytes(svg_string=svg.decode(), width=IMAGE_SIZE, height=IMAGE_SIZE,
+                                            background="white", skip_system_fonts=True)
+    return optional("PIL.Image").open(io.BytesIO(png)).convert("RGB")
+
+
+def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
+    """The selected rows of ``openmoji.json`` and their colour SVGs, from the npm package, a folder or .tgz.
+
+    Raises InputError if it is damaged, incomplete or of another version.
+    """
+    wanted = re.compile(r"(?:package/)?(package\.json|data/openmoji\.json|color/svg/[0-9A-F-]+\.svg)")
+    try:
+        if package.is_dir():
+            paths = [package / "package.json", package / "data/openmoji.json"]
+            paths += (package / "color/svg").glob("*.svg")
+            files = {path.relative_to(package).as_posix(): path.read_bytes() for path in paths}
+        else:
+            with tarfile.open(package) as archive:
+                files = {match[1]: archive.extractfile(member).read() for member in archive
+                         if member.isfile() and (match := wanted.fullmatch(member.name))}
+        about = json.loads(files["package.json"])
+        found = f"{about['name']}@{about['version']}"
+        rows = select_rows(json.loads(files["data/openmoji.json"]))
+        names = [f"color/svg/{row['hexcode']}.svg" for row in rows]
+    except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
+        raise InputError(f"{package}: can't be read ({getattr(error, 'strerror', None) or error}); "
+                         f"expected the npm package {PACKAGE}, a folder or .tgz") from None
+    except (ValueError, KeyError, TypeError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise InputError(f"{package}: not the npm package {PACKAGE} ({reason})") from None
+    if found != PACKAGE:
+        raise InputError(f"{package}: {found}; expected {PACKAGE}")
+    if missing := [name for name in names if name not in files]:
+        raise InputError(f"{package}: {len(missing)} drawings are missing, the first is {missing[0]}")
+    return rows, [files[name] for name in names]
+
+
+def fetch_package(folder: Path) -> Path:
+    """Fetch the npm package into ``folder``; returns the path of its .tgz. Raises InputError if npm can't."""
+    hint = f"get it elsewhere with `npm pack {PACKAGE}` and give --package openmoji-17.0.0.tgz"
+    npm = shutil.which("npm")
+    if npm is None:
+        raise InputError(f"no --package given and npm isn't installed; {hint}")
+    result = subprocess.run([npm, "pack", PACKAGE, "--pack-destination", folder],
+                            capture_output=True, text=True)
+    packed = list(folder.glob("*.tgz"))
+    if result.returncode or not packed:
+        lines = [line for line in result.stderr.splitlines() if line.startswith("npm error")]
+        reason = lines[0] if lines else f"exit status {result.returncode}"
+        raise InputError(f"npm pack {PACKAGE} failed ({reason}); {hint}")
+    return packed[0]
