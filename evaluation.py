@@ -136,7 +136,7 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
 def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
     """mAP of both directions in both protocols by cosine: ``["unpaired"]["i2t"]["map@50"]``."""
     part = processes.part(len(data.query))
-    query, retrieval = _joined(outputs(model, data.query, part)), _joined(outputs(model, data.retrieval))
+    query, retrieval = _joined(outputs(model, data.query, part=part)), _joined(outputs(model, data.retrieval))
     figures: dict[str, dict] = {}
     for protocol, sides in query.items():
         figures[protocol] = {}

@@ -110,15 +110,15 @@ def features(pairs, shared, own, seed=0):
     return sides
 
 
-@pytest.mark.parametrize("alike", [0.05, 0.1, 0.3])
-def test_the_neighbour_temperature_gives_the_share_that_is_asked_for(alike):
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3])
+def test_the_neighbour_temperature_gives_the_fraction_that_is_asked_for(fraction):
     spaces = shared_space(*features(512, 12, 0.5))
-    found = neighbour_temperature(*spaces, batch=64, alike=alike)
+    found = neighbour_temperature(*spaces, batch=64, fraction=fraction)
     entropy = []
-    for start in range(0, 512, 64):  # another partition into batches: the share is that of batches at large
+    for start in range(0, 512, 64):  # another partition into batches: the fraction is that of batches at large
         row = feature_neighbours(*(side[start:start + 64] for side in spaces), found)
         entropy.append(-(row.clamp_min(1e-30).log() * row).sum(dim=1).mean())
-    assert torch.stack(entropy).mean().exp().item() == pytest.approx(64 * alike, rel=0.1)
+    assert torch.stack(entropy).mean().exp().item() == pytest.approx(64 * fraction, rel=0.1)
 
 
 def test_the_temperature_falls_as_partners_get_surer():
