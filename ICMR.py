@@ -11,7 +11,6 @@ from __future__ import annotations
 import common.threads  # first: it sets how threads wait, before PyTorch loads
 
 import functools
-import json
 import os
 import shlex
 import signal
@@ -27,15 +26,13 @@ from tqdm import tqdm
 import evaluation
 import metric
 from common import processes
-from common.atomic_files import write_atomically
 from common.console import say, warn
 from common.errors import InputError, exit_on_bad_input
 from load_data import load_dataset
 from model import SCHEDULES, FusionModel, HashModel, scale_at
-from reporting.curves import model_curves
-from reporting.gallery import sample_retrievals
+from reporting.results import collect, publish
 from reporting.run_log import TensorBoardLog
-from reporting.terminal import epoch_line, summary, table, terminal_lines
+from reporting.terminal import epoch_line, summary
 from training import checkpoint, run_state
 from training.checks import check_data
 from training.cuda_graph import Replayed
@@ -249,7 +246,11 @@ class Solver:
         else:
             say("Final Testing...")
             self.run.history.append({"epoch": self.run.epoch, **self.test()})
-        return {} if processes.rank() else self.report()
+        if processes.rank():
+            return {}
+        results = self.results()
+        publish(results, self.files.results)
+        return results
 
     def fit(self) -> None:
         """Train to the last epoch, from the saved state with ``--resume``, and save the models."""
@@ -418,7 +419,7 @@ class Solver:
             warn(f"these models were trained for different numbers of epochs ({found})")
         return figures
 
-    # --- saving and reporting -----------------------------------------------------------------------------------------
+    # --- saving -------------------------------------------------------------------------------------------------------
 
     def about(self) -> dict:
         """What every checkpoint says of the training and the data behind it."""
@@ -457,44 +458,11 @@ class Solver:
 
     def results(self) -> dict:
         """What metrics.json holds; of a test also how the models were ``trained``, with the settings they had then."""
-        final = {key: value for key, value in self.run.history[-1].items() if key != "epoch"}
-        return {"dataset": self.data.name, "task": self.config.task,
-                "config": self.about()["config"] if self.training else vars(self.config),
-                "environment": {**environment(self.device), "precision": self.config.precision,
-                                "processes": processes.size()},
-                "fingerprint": self.data.fingerprint, "chosen": self.chosen, "trained": self.trained,
-                "sizes": {name: len(getattr(self.data, name)) for name in ("train", "query", "retrieval")},
-                "seconds": {"training": self.run.seconds}, "epochs": self.run.log, "history": self.run.history,
-                "final": final, **self.details()}
-
-    def details(self) -> dict:
-        """For the report: the ``curves`` of each code length and a ``gallery`` of retrievals."""
-        curves: dict = {}
-        for model, scale in self.tested or [(self.model, self.scale_max)]:
-            if not self.hashing:
-                sides = [side for split in (self.data.query, self.data.retrieval)
-                         for side in evaluation.embeddings(model, split)]
-                continue
-            found, codes = model_curves(model, self.data, scale)
-            curves |= found
-            if str(max(self.lengths)) in found:
-                sides = codes
-        return {"curves": curves, "gallery": sample_retrievals(self.data, *sides, hashing=self.hashing)}
-
-    def report(self) -> dict:
-        """Print the table of the last evaluation; write ``metrics.json``, whose path is the last line printed, and
-        ``report.html`` beside it.
-        """
-        from report import write_report  # here: matplotlib takes a second to load
-
-        results, path = self.results(), self.files.results / "metrics.json"
-        write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
-        write_report(path.with_name("report.html"), results)
-        for line in table(results) + terminal_lines(results["gallery"]):
-            say(line)
-        say("Written, with the figures and sample retrievals as report.html beside it:")
-        say(str(path))
-        return results
+        return collect(self.data, self.run, self.tested or [(self.model, self.scale_max)], task=self.config.task,
+                       config=self.about()["config"] if self.training else vars(self.config),
+                       environment={**environment(self.device), "precision": self.config.precision,
+                                    "processes": processes.size()},
+                       chosen=self.chosen, trained=self.trained)
 
 
 def whole_batch(layer: torch.nn.Linear, inputs: tuple[Tensor], output: Tensor) -> Tensor | None:

@@ -25,6 +25,7 @@ from model import TextMlp
 from training import run_state
 from training.run_files import unused
 from training.targets import code_neighbours, feature_neighbours
+from reporting.results import details
 from toy import toy_arguments, write_toy
 
 ROOT = Path(__file__).parents[1]
@@ -117,7 +118,7 @@ def test_another_squashing_acts_in_training_and_evaluation(small, monkeypatch):
         monkeypatch.setattr(model.torch, "tanh", squash)
         solver = ICMR.Solver(ICMR.parse(arguments(small)))
         loss, figures = solver.trainhash(2.0), solver.evaluate()["8"]
-        histogram = solver.details()["curves"]["8"]["code_histogram"]["share"]
+        histogram = details(solver.data, [(solver.model, solver.scale_max)])["curves"]["8"]["code_histogram"]["share"]
         found.append((loss, figures["quantization_error"], solver.run.log[0]["saturation"], histogram))
     assert all(one != other for one, other in zip(*found))
 
