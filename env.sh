@@ -1,14 +1,38 @@
-# Sourced by the scripts: sets PYTHON to one that has requirements.txt, making .venv where the current one has not.
+# Sourced by the scripts: sets PYTHON to a Python that has the packages of requirements-ranges.txt and, if $also names
+# another such file, of that. It is the one that the user names (PYTHON=/path/to/python bash test-flickr.sh); otherwise
+# the python3 on the PATH; otherwise that of .venv, which is made with requirements.txt if need be. Nothing is ever
+# installed anywhere but in .venv.
 
-has_requirements() {
-    "$1" - requirements.txt 2>/dev/null <<'PYTHON'
+# Prints what the Python $1 lacks, as one would ask pip for it. Fails if it does not run or is older than 3.11.
+lacking() {
+    "$1" - requirements-ranges.txt ${also:-} 2>/dev/null <<'PYTHON'
+import re
 import sys
-from importlib.metadata import version
-for line in open(sys.argv[1]):
-    if line.strip():
-        name, wanted = line.strip().split("==")
-        if version(name).split("+")[0] != wanted:  # 2.13.0+cpu is a build of 2.13.0
-            sys.exit(1)
+from importlib.metadata import PackageNotFoundError, version
+
+OTHER_NAMES = {"faiss-cpu": ["faiss", "faiss-gpu", "faiss-gpu-cu11", "faiss-gpu-cu12"]}  # the same module
+
+
+def numbers(text):  # 2.13.0, 2.13.0+cpu (a build) and 2.13.0a0 (a preview) are all [2, 13, 0]
+    return [int(number) for number in re.match(r"\d+(\.\d+)*", text)[0].split(".")]
+
+
+def installed(name):
+    try:
+        return numbers(version(name))
+    except (PackageNotFoundError, TypeError):  # TypeError: what is left of a broken installation has no version
+        return []
+
+
+if sys.version_info < (3, 11):
+    sys.exit(1)
+for file in sys.argv[1:]:
+    for requirement in open(file).read().splitlines():
+        if requirement and requirement[0] != "#":
+            name, low, high = re.fullmatch(r"([\w-]+)>=([\d.]+)(?:,<([\d.]+))?", requirement).groups()
+            if not any(found and numbers(low) <= found and (not high or found < numbers(high))
+                       for found in map(installed, [name, *OTHER_NAMES.get(name, [])])):
+                print(requirement)
 PYTHON
 }
 
@@ -17,17 +41,58 @@ fail() {
     exit 2
 }
 
-PYTHON=$(command -v python3 || command -v python || true)
-[ -n "$PYTHON" ] || fail "no python3 on the PATH; install Python 3.11 or newer"
-if ! has_requirements "$PYTHON"; then
-    if ! has_requirements .venv/bin/python; then
-        "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' ||
-            fail "$("$PYTHON" --version) is too old; the pinned requirements need Python 3.11 or newer"
-        echo "Installing the pinned requirements into .venv (once, a minute or two) ..."
-        "$PYTHON" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
-        .venv/bin/python -m pip install --quiet --disable-pip-version-check -r requirements.txt ||
-            fail "the requirements could not be installed; see pip's message above"
-        echo "Installed. To run the Python scripts by hand, first: source .venv/bin/activate"
-    fi
+pip_install() {  # prints the command that installs the packages $2, $3, ... for the Python $1
+    local python=$1
+    shift
+    echo "$python -m pip install$(printf " '%s'" "$@")"
+}
+
+make_venv() {  # with the Python $1 if it is not too old
+    local base
+    for base in "$1" python3.11 python3.12 python3.13 python3.14; do
+        if "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+            "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
+            return
+        fi
+    done
+    fail "there is no Python 3.11 or newer on the PATH; install one, or name one: PYTHON=/path/to/python bash $0"
+}
+
+use_venv() {  # makes or completes .venv as needed; the Python $1 is the one on the PATH
     PYTHON=.venv/bin/python
+    if [ ! -e .venv ]; then make_venv "$1"; fi
+    lacks=$(lacking $PYTHON) || fail "the Python of .venv does not run or is older than 3.11; delete .venv and try again"
+    if [ -z "$lacks" ]; then return; fi
+    { $PYTHON -m pip --version || $PYTHON -m ensurepip; } >/dev/null 2>&1 ||
+        fail "there is no pip in .venv; on Debian and Ubuntu: apt install python3-venv"
+    case $lacks in
+        torch*)
+            echo "Installing the pinned requirements into .venv (once; on Linux PyTorch is some gigabytes) ..."
+            lacks="-r requirements.txt ${also:+-r $also}" ;;
+        *) echo "Adding to .venv:" $lacks ;;  # a PyTorch that works there is kept
+    esac
+    $PYTHON -m pip install --quiet --disable-pip-version-check $lacks ||
+        fail "the requirements could not be installed; see pip's message above"
+    echo "Installed. To run the Python scripts by hand, first: source .venv/bin/activate"
+}
+
+if [ -n "${PYTHON:-}" ]; then
+    case $PYTHON in
+        /*) ;;
+        */*) PYTHON=$OLDPWD/$PYTHON ;;  # from where the script was called: it has changed to its own folder
+    esac
+    lacks=$(lacking "$PYTHON") || fail "PYTHON=$PYTHON does not run or is older than 3.11"
+    [ -z "$lacks" ] || fail "PYTHON=$PYTHON lacks packages; to add them: $(pip_install "$PYTHON" $lacks)"
+else
+    PYTHON=$(command -v python3 || command -v python || true)
+    lacks=$(lacking "$PYTHON") || lacks=torch
+    case $lacks in
+        "") ;;
+        torch*) use_venv "$PYTHON" ;;
+        *)
+            [ "$(dirname "$PYTHON")" -ef .venv/bin ] ||
+                echo "note: .venv is used: your Python has PyTorch but lacks other packages; to use it instead:" \
+                    "$(pip_install "$PYTHON" $lacks)" >&2
+            use_venv "$PYTHON" ;;
+    esac
 fi

@@ -19,14 +19,14 @@ READMES = ("README.md", "README.zh-CN.md")
 
 
 def copy_code(target: Path) -> Path:
-    """The files of the root, compiled as far as they are, and the data set that comes with them: nothing that a user or
-    a run has put beside them.
+    """The files of the root and the packages, compiled as far as they are, and the data set that comes with them:
+    nothing that a user or a run has put beside them.
     """
     for path in ROOT.iterdir():
         if path.is_file() and path.suffix in (".py", ".sh", ".txt", ".md", ".ini"):
             shutil.copy2(path, target)  # with its time, so that what is compiled already is used
-    if (ROOT / "__pycache__").exists():
-        shutil.copytree(ROOT / "__pycache__", target / "__pycache__")
+        elif path.name == "__pycache__" or (path / "__init__.py").exists():
+            shutil.copytree(path, target / path.name)
     shutil.copytree(ROOT / "data/openmoji", target / "data/openmoji")
     return target
 
@@ -37,10 +37,11 @@ def code(tmp_path: Path) -> Path:
 
 
 def run(code: Path, *command: str, folder: Path | None = None) -> subprocess.CompletedProcess:
-    """Run with the Python of the tests as the first on the PATH, so that nothing is installed."""
+    """Run with the Python of the tests, so that nothing is installed."""
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])
+    settings = {"PATH": path, "PYTHON": sys.executable, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"}
     return subprocess.run(command, cwd=folder or code, text=True, capture_output=True, timeout=240, encoding="utf-8",
-                          env={**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "PIP_NO_INDEX": "1"})
+                          env={**os.environ, **settings})
 
 
 def one_line(done: subprocess.CompletedProcess) -> str:
@@ -106,6 +107,196 @@ def test_run_tests_passes_its_arguments_to_pytest(code):
     assert done.returncode == 0 and "1 passed, 1 deselected" in done.stdout
 
 
+# A Python that has packages in name only, and writes down what it is asked to run or to install.
+FAKE_PYTHON = """#!{bash}
+packages=$(dirname "$0")/packages
+install() {{
+    local requirement=${{1%%,*}}
+    local name=${{requirement%%[=>]*}} version=${{requirement##*=}}
+    mkdir -p "$packages/${{name//-/_}}-$version.dist-info"
+    printf 'Name: %s\\nVersion: %s\\n' "$name" "$version" >"$packages/${{name//-/_}}-$version.dist-info/METADATA"
+}}
+case "$1 $2" in
+    "-m pytest" | "ICMR.py "*) echo "$0 runs $*" ;;
+    "-m venv") mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+    "-m pip")
+        shift 2
+        [ "$1" = install ] || exit 0
+        echo "$*" >>"$packages.log"
+        while [ $# -gt 0 ]; do
+            case $1 in
+                -r) while read -r line; do case $line in \\#*) ;; *) install "$line" ;; esac; done <"$2" && shift ;;
+                *[=]*) install "$1" ;;
+            esac
+            shift
+        done ;;
+    *) PYTHONPATH=$packages exec {python} -S "$@" ;;
+esac
+"""
+
+
+def requirements(name: str) -> dict[str, str]:
+    """The version of each package in a file of requirements; of a range, its lower end."""
+    return dict(re.findall(r"^([\w-]+)[=>]=([\d.]+)", (ROOT / name).read_text(), re.MULTILINE))
+
+
+PINS = requirements("requirements.txt")
+TEST_TOOLS = requirements("requirements-test.txt")
+
+
+def without(packages: dict[str, str], *names: str) -> dict[str, str]:
+    return {name: version for name, version in packages.items() if name not in names}
+
+
+class Machine:
+    """A clean copy of the scripts, and only those Pythons that a test puts on the PATH or into ``.venv``."""
+
+    def __init__(self, folder: Path):
+        self.code, self.tools, self.path = folder / "code", folder / "tools", []
+        self.venv = str(self.code / ".venv/bin/python")
+        for made in (self.code, self.tools):
+            made.mkdir()
+        for file in [*ROOT.glob("*.sh"), *ROOT.glob("requirements*.txt")]:
+            shutil.copy(file, self.code)
+        for tool in ("bash", "cat", "cp", "dirname", "mkdir"):
+            (self.tools / tool).symlink_to(shutil.which(tool))
+
+    def python(self, folder: str, packages: dict[str, str], name: str = "python3", on_path: bool = True) -> Path:
+        python = self.code.parent / folder / name
+        for package, version in packages.items():
+            info = python.parent / "packages" / f"{package.replace('-', '_')}-{version}.dist-info"
+            info.mkdir(parents=True)
+            (info / "METADATA").write_text(f"Name: {package}\nVersion: {version}\n")
+        python.parent.mkdir(parents=True, exist_ok=True)
+        python.write_text(FAKE_PYTHON.format(bash=shutil.which("bash"), python=shlex.quote(sys.executable)))
+        python.chmod(0o755)
+        if on_path:
+            self.path.append(str(python.parent))
+        return python
+
+    def run(self, *command: str, folder: Path | None = None, **settings: str) -> subprocess.CompletedProcess:
+        return subprocess.run(["bash", *command], cwd=folder or self.code, text=True, capture_output=True, timeout=60,
+                              env={"PATH": os.pathsep.join([*self.path, str(self.tools)]), **settings})
+
+    def installed(self, folder: str = "code/.venv/bin") -> list[str]:
+        """What pip was asked for, a call each."""
+        log = self.code.parent / folder / "packages.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+def ran(done: subprocess.CompletedProcess) -> str:
+    """The Python that ran in the end."""
+    assert done.returncode == 0, done.stderr
+    return re.fullmatch(r"(.*) runs (ICMR\.py|-m pytest) .*", done.stdout.splitlines()[-1])[1]
+
+
+@pytest.mark.parametrize("packages", [
+    PINS, requirements("requirements-ranges.txt"),
+    {**PINS, "torch": "2.12.1+cu126"}, {**PINS, "torch": "2.7.0a0+79aa17489c.nv25.4"},
+    {**without(PINS, "faiss-cpu"), "faiss-gpu-cu12": "1.12.0"},
+], ids=["pins", "lowest", "gpu build", "preview", "faiss on the gpu"])
+def test_a_python_that_has_what_is_needed_is_used_as_it_is(machine, packages):
+    python = machine.python("conda", packages)
+    done = machine.run("test-flickr.sh", "--dataset", "openmoji", "--epoch", "5")
+    assert ran(done) == str(python) and done.stderr == ""
+    assert done.stdout == f"{python} runs ICMR.py --dataset mirflickr --task 1 --dataset openmoji --epoch 5\n"
+    assert not (machine.code / ".venv").exists() and machine.installed("conda") == []
+
+
+@pytest.mark.parametrize("packages", [{}, {**PINS, "torch": "2.5.1+cu121"}, {**PINS, "torch": "3.0.0"}],
+                         ids=["bare", "old", "new"])
+def test_without_pytorch_in_range_venv_is_made_of_the_pins_once(machine, packages):
+    machine.python("system", packages)
+    done = machine.run("test-flickr.sh")
+    assert ran(done) == machine.venv and done.stderr == ""
+    assert "Installing" in done.stdout and "source .venv/bin/activate" in done.stdout
+    again = machine.run("test-flickr.sh")
+    assert ran(again) == machine.venv and "nstall" not in again.stdout
+    assert machine.installed() == ["install --quiet --disable-pip-version-check -r requirements.txt"]
+    assert machine.installed("system") == []
+
+
+def test_what_a_python_with_pytorch_lacks_is_said_and_not_installed_into_it(machine):
+    python = machine.python("conda", {**without(PINS, "numba"), "numpy": "1.26.4"})
+    done = machine.run("test-flickr.sh")
+    assert ran(done) == machine.venv
+    assert done.stderr.startswith("note: ") and done.stderr.count("\n") == 1
+    assert done.stderr.endswith(f"{python} -m pip install 'numpy>=2.0,<3' 'numba>=0.60,<1'\n")
+    assert machine.installed("conda") == []
+    subprocess.run([python, "-m", "pip", "install", "numpy>=2.0,<3", "numba>=0.60,<1"], check=True,
+                   env={"PATH": str(machine.tools)})
+    shutil.rmtree(python.parent / "packages/numpy-1.26.4.dist-info")
+    assert ran(machine.run("test-flickr.sh")) == str(python)
+
+
+@pytest.mark.parametrize("activated", [False, True])
+def test_what_venv_lacks_is_added_and_its_pytorch_is_kept(machine, activated):
+    if not activated:
+        machine.python("system", {})
+    machine.python("code/.venv/bin", {**without(PINS, "h5py", "pyarrow"), "torch": "2.12.0+cu126"}, "python", activated)
+    done = machine.run("test-flickr.sh")
+    assert ran(done) == machine.venv and done.stderr == ""
+    assert "Adding to .venv: h5py>=3.11,<4 pyarrow>=16.1\n" in done.stdout
+    assert machine.installed() == ["install --quiet --disable-pip-version-check h5py>=3.11,<4 pyarrow>=16.1"]
+
+
+def test_a_venv_that_does_not_run_is_refused(machine):
+    machine.python("system", {})
+    (machine.code / ".venv/bin").mkdir(parents=True)
+    assert "delete .venv" in one_line(machine.run("test-flickr.sh"))
+
+
+def test_the_python_that_the_user_names_is_used_or_refused(machine):
+    machine.python("system", PINS)
+    mine = machine.python("mine", PINS, "python", on_path=False)
+    assert ran(machine.run("test-flickr.sh", PYTHON=str(mine))) == str(mine)
+    elsewhere = machine.run(str(machine.code / "test-flickr.sh"), folder=mine.parents[1], PYTHON="mine/python")
+    assert ran(elsewhere) == str(mine)
+
+    lacking = machine.python("lacking", without(PINS, "numba"), "python", on_path=False)
+    message = one_line(machine.run("test-flickr.sh", PYTHON=str(lacking)))
+    assert message.endswith(f"{lacking} -m pip install 'numba>=0.60,<1'\n")
+    assert "PYTHON=/nowhere does not run" in one_line(machine.run("test-flickr.sh", PYTHON="/nowhere"))
+    assert not (machine.code / ".venv").exists()
+
+
+def test_an_old_python_gives_way_to_a_newer_one_by_name(machine):
+    machine.python("system", PINS).write_text(f"#!{shutil.which('bash')}\nexit 1\n")  # what an old one answers
+    message = one_line(machine.run("test-flickr.sh"))
+    assert "3.11 or newer" in message and "PYTHON=" in message and not (machine.code / ".venv").exists()
+    machine.python("newer", {}, "python3.12")
+    assert ran(machine.run("test-flickr.sh")) == machine.venv
+    assert machine.installed() == ["install --quiet --disable-pip-version-check -r requirements.txt"]
+
+
+def test_the_tests_need_their_tools_as_well(machine):
+    python = machine.python("conda", PINS)
+    done = machine.run("run_tests.sh", "-k", "metric")
+    assert ran(done) == machine.venv and done.stdout.endswith("runs -m pytest -k metric\n")
+    assert f"{python} -m pip install 'pytest>=" in done.stderr and machine.installed("conda") == []
+    assert machine.installed() == [
+        "install --quiet --disable-pip-version-check -r requirements.txt -r requirements-test.txt"]
+
+    complete = machine.python("complete", {**PINS, **TEST_TOOLS}, on_path=False)
+    assert ran(machine.run("run_tests.sh", "-q", PYTHON=str(complete))) == str(complete)
+
+
+def test_the_tools_of_the_tests_are_added_to_a_venv_that_has_run(machine):
+    machine.python("system", {})
+    machine.run("test-flickr.sh")
+    assert ran(machine.run("run_tests.sh", "-q")) == machine.venv
+    assert len(machine.installed()) == 2 and machine.installed()[1].count(">=") == len(TEST_TOOLS)
+
+
+def test_every_pin_has_a_range():
+    assert PINS.keys() == requirements("requirements-ranges.txt").keys()
+
+
 def commands(readme: str) -> list[list[str]]:
     """The command lines of a README's code blocks that run bash or Python."""
     blocks = re.findall(r"^```\w*\n(.*?)^```", (ROOT / readme).read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)
@@ -145,7 +336,8 @@ def test_every_file_that_a_page_links_to_is_there(page):
 def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
     def end(body: str, stdout=subprocess.PIPE) -> subprocess.Popen:
         # A process started in the background may have been told to ignore Ctrl-C.
-        script = ("import errors, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        script = ("import signal, time\nfrom common import errors\n"
+                  "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
                   f"@errors.exit_on_bad_input\ndef main():\n    {body}\nmain()")
         return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stdout=stdout,
                                 stderr=subprocess.PIPE, text=True)
