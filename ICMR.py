@@ -631,7 +631,7 @@ class Solver:
         """Print the table of the last evaluation; write ``metrics.json``, whose path is the last line printed, and
         ``report.html`` beside it.
         """
-        from report import write_report  # here: matplotlib takes a second to load
+        from reporting.page import write_report  # here: matplotlib takes a second to load
 
         results, path = self.results(), self.run_dir / "metrics.json"
         write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
