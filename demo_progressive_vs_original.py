@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from reporting import plots
+from reporting import language, plots
 from reporting.curves import reached, variation
 from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import check_writable, write_atomically
 from load_data import load_dataset
-from reporting.plots import WAYS, tr
+from reporting.plots import DIRECTIONS, tr
 
 NAME = "demo_progressive_vs_original"
 # One precision for all: the one that is measured to be faster could differ between the runs compared.
@@ -97,7 +97,7 @@ def train(folder: Path, config: ICMR.Config) -> dict:
 def score(figures: dict, cut: str) -> float:
     """mAP in points, unpaired, the mean of I2T and T2I and of all code lengths."""
     return 100 * float(np.mean([figures[bits]["unpaired"][way][cut]
-                                for bits in figures if bits != "epoch" for way in WAYS]))
+                                for bits in figures if bits != "epoch" for way in DIRECTIONS]))
 
 
 def measures(run: dict, original: dict) -> dict[str, float | None]:
@@ -220,7 +220,7 @@ def series(runs: dict[str, list[dict]], bits: str) -> dict[str, dict]:
                         lambda run: [entry["loss"] for entry in run["epochs"]]),
         "quantization error": by_kind(runs, lambda run: [entry["epoch"] for entry in run["epochs"]],
                                       lambda run: [entry["quantization_error"] for entry in run["epochs"]])}
-    for way in WAYS:
+    for way in DIRECTIONS:
         drawn[f"epochs {way}"] = by_kind(
             runs, lambda run: [entry["epoch"] for entry in run["history"]],
             lambda run: [entry[bits]["unpaired"][way]["map"] for entry in run["history"]])
@@ -235,7 +235,7 @@ def series(runs: dict[str, list[dict]], bits: str) -> dict[str, dict]:
 def draw_bits(ax, lines: dict, way: str) -> None:
     plots.draw_series(ax, lines[f"bits {way}"], markers=True, bars=True)
     plots.set_bits(ax, lines[f"bits {way}"][tr("original")]["x"])
-    ax.set(title=tr(WAYS[way]), xlabel=tr("code length (bits)"), ylabel=tr("mAP@all"))
+    ax.set(title=tr(DIRECTIONS[way]), xlabel=tr("code length (bits)"), ylabel=tr("mAP@all"))
 
 
 def draw_codes(ax, runs: dict[str, list[dict]], bits: str) -> None:
@@ -249,7 +249,7 @@ def draw_overview(runs: dict[str, list[dict]], bits: str) -> Figure:
     """The gain in mAP and the codes behind it, in one row."""
     figure, (axes,) = plots.new_figure(1, 3, height=2.4)
     lines = series(runs, bits)
-    for ax, way in zip(axes, WAYS):
+    for ax, way in zip(axes, DIRECTIONS):
         draw_bits(ax, lines, way)
     plots.same_limits(axes[:2])
     draw_codes(axes[2], runs, bits)
@@ -263,16 +263,16 @@ def draw_comparison(runs: dict[str, list[dict]], rows: list[dict], bits: str) ->
     figure, axes = plots.new_figure(4, 3, height=9.4, gridspec_kw={"height_ratios": [1, 1, 1, 1]})
     lines, at = series(runs, bits), tr("{} bits").format(bits)
     panels = (("loss", "", "epoch", "training loss"),
-              ("epochs i2t", f"{tr(WAYS['i2t'])}, {at}", "epoch", "mAP@all"),
-              ("epochs t2i", f"{tr(WAYS['t2i'])}, {at}", "epoch", "mAP@all"), None, None,
+              ("epochs i2t", f"{tr(DIRECTIONS['i2t'])}, {at}", "epoch", "mAP@all"),
+              ("epochs t2i", f"{tr(DIRECTIONS['t2i'])}, {at}", "epoch", "mAP@all"), None, None,
               ("quantization error", "", "epoch", "quantization error in training"),
-              ("recall i2t", f"{tr(WAYS['i2t'])}, {at}", "recall", "precision"),
-              ("recall t2i", f"{tr(WAYS['t2i'])}, {at}", "recall", "precision"))
+              ("recall i2t", f"{tr(DIRECTIONS['i2t'])}, {at}", "recall", "precision"),
+              ("recall t2i", f"{tr(DIRECTIONS['t2i'])}, {at}", "recall", "precision"))
     for ax, panel in zip(axes.flat, panels):
         if panel:
             plots.draw_series(ax, lines[panel[0]])
             ax.set(title=panel[1], xlabel=tr(panel[2]), ylabel=tr(panel[3]))
-    for ax, way in zip(axes[1], WAYS):
+    for ax, way in zip(axes[1], DIRECTIONS):
         draw_bits(ax, lines, way)
     draw_codes(axes[2, 2], runs, bits)
     for ax in (*axes[0], axes[1, 2]):
@@ -316,7 +316,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(f"--seeds {' '.join(map(str, options.seeds))}: expected different seeds")
     if options.show:
         plots.check_display()
-    if note := plots.set_language(options.lang):
+    if note := language.set_language(options.lang):
         print(note, file=sys.stderr)
     try:
         runs = train_all(settings, options.seeds)

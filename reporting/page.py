@@ -20,8 +20,8 @@ from PIL import Image
 from reporting import plots
 from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import write_atomically
-from reporting.plots import WAYS
-from reporting.terminal import labelled
+from reporting.plots import DIRECTIONS
+from reporting.terminal import has_map
 
 THUMBNAIL = 160  # pixels, the longer side
 STATISTICS = (("loss", "training loss"), ("scale", "scale"), ("mean_abs", "mean |scale · x|"),
@@ -36,8 +36,8 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
         InputError: the folder refuses the file.
     """
     page = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(TEMPLATE).render(
-        run=results, trained=trained(results), name=Path(path).parent.name, ways=WAYS, thumbnail=thumbnail,
-        facts=facts(results), labelled=labelled(results["final"]),
+        run=results, trained=trained(results), name=Path(path).parent.name, ways=DIRECTIONS, thumbnail=thumbnail,
+        facts=facts(results), has_map=has_map(results["final"]),
         figures=[(title, Markup(plots.svg(figure))) for title, figure in figures(results).items()])
     return write_atomically(path, lambda file: file.write(page), "w")
 
@@ -66,7 +66,7 @@ def figures(results: dict) -> dict[str, Figure]:
     """The figures of the page by their captions, each one column wide. The unpaired protocol, unless said."""
     final, history, log, curves = (results[key] for key in ("final", "history", "epochs", "curves"))
     label = {name: f"{name} bits" if name.isdigit() else name for name in final}
-    mean_precision = labelled(final)
+    mean_precision = has_map(final)
     cuts = ([("unpaired", "map", "mAP@all"), ("unpaired", "map@50", "mAP@50")] if mean_precision else
             [("partners", "recall@10", "R@10")])
     drawn = {}
@@ -74,24 +74,25 @@ def figures(results: dict) -> dict[str, Figure]:
     if len(final) > 1:
         bits = [int(name) for name in final]
         for kind, cut, title in cuts:
-            series = {WAYS[way]: {"x": bits, "y": [[final[name][kind][way][cut] for name in final]]} for way in WAYS}
+            series = {DIRECTIONS[way]: {"x": bits, "y": [[final[name][kind][way][cut] for name in final]]}
+                      for way in DIRECTIONS}
             if mean_precision:
-                both = {way: [[final[name]["paired"][way][cut] for name in final]] for way in WAYS}
+                both = {way: [[final[name]["paired"][way][cut] for name in final]] for way in DIRECTIONS}
                 if both["i2t"] == both["t2i"]:  # one code for both sides of a pair
                     both = {"paired, both ways": both["i2t"]}
-                series |= {WAYS[way] + " (paired)" if way in WAYS else way: {"x": bits, "y": y}
+                series |= {DIRECTIONS[way] + " (paired)" if way in DIRECTIONS else way: {"x": bits, "y": y}
                            for way, y in both.items()}
             drawn[f"{title} against code length, last epoch"] = plots.map_against_bits({title: series}, title)
     if len(history) > 1:
         epochs = [entry["epoch"] for entry in history]
         kind, cut, title = cuts[0]
-        for way, direction in WAYS.items():
+        for way, direction in DIRECTIONS.items():
             series = {label[name]: {"x": epochs, "y": [[entry[name][kind][way][cut] for entry in history]]}
                       for name in final}
             drawn[f"{title} against the epoch, {direction}"] = plots.map_against_epoch({direction: series}, title)
     for x, y, draw, title in (("recall", "precision", plots.precision_recall, "Precision at each recall"),
                               ("n", "precision_at_n", plots.precision_at_n, "Precision of the first N")):
-        for way, direction in WAYS.items():
+        for way, direction in DIRECTIONS.items():
             if curves and mean_precision:
                 series = {label[name]: {"x": curve["unpaired"][way][x], "y": [curve["unpaired"][way][y]]}
                           for name, curve in curves.items()}
@@ -108,7 +109,7 @@ def figures(results: dict) -> dict[str, Figure]:
 
 @plots.styled
 def one_line(series: dict, ylabel: str) -> Figure:
-    figure, axes = plots.new_figure(width=plots.COLUMN, height=2.1)
+    figure, axes = plots.new_figure(width=plots.COLUMN_WIDTH, height=2.1)
     plots.draw_series(axes[0, 0], series)
     plots.set_epochs(axes[0, 0])
     axes[0, 0].set_ylabel(ylabel)
@@ -117,7 +118,7 @@ def one_line(series: dict, ylabel: str) -> Figure:
 
 @plots.styled
 def code_values(histograms: dict[str, dict]) -> Figure:
-    figure, axes = plots.new_figure(width=plots.COLUMN)
+    figure, axes = plots.new_figure(width=plots.COLUMN_WIDTH)
     plots.draw_histograms(axes[0, 0], histograms)
     plots.add_legend(figure, axes[0, 0])
     return figure
@@ -190,7 +191,7 @@ tested from a checkpoint of epoch {{ run.history[-1].epoch }},
 seed {{ trained.config.seed }}. {{ "{:,}".format(run.sizes.query) }} queries, {{ "{:,}".format(run.sizes.retrieval) }}
 database items, {{ "{:,}".format(run.sizes.train) }} training pairs.</p>
 
-{% if labelled %}
+{% if has_map %}
 <h2>Mean average precision</h2>
 <p>After the last epoch, which is what to report. Relevant means sharing a label; ties in the ranking are averaged
 exactly. Unpaired: each side is one modality alone. Paired: each side has seen both modalities of its pair, for
@@ -214,18 +215,18 @@ comparison with UCMFH only.</p>
 {% if run.final.values() | selectattr("partners", "defined") | list %}
 <h2>Recall of the own partner</h2>
 <p>How often a query's own text, or image, is among the first K of all {{ "{:,}".format(run.sizes.query) }} of the query
-split{% if labelled %}, whatever their labels. Unpaired; {% else %}, after the last epoch, which is what to report. Each
+split{% if has_map %}, whatever their labels. Unpaired; {% else %}, after the last epoch, which is what to report. Each
 side is one modality alone; {% endif %}ties are averaged exactly.</p>
 <div class="wide"><table>
 <tr><th></th>{% for direction in ways.values() %}<th colspan="3">{{ direction }}</th>{% endfor %}
-{% if not labelled %}<th></th><th></th>{% endif %}</tr>
+{% if not has_map %}<th></th><th></th>{% endif %}</tr>
 <tr><th scope="row">bits</th>{% for way in ways %}<th>R@1</th><th>R@5</th><th>R@10</th>{% endfor %}
-{% if not labelled %}<th>quantization error</th><th>bit balance</th>{% endif %}</tr>
+{% if not has_map %}<th>quantization error</th><th>bit balance</th>{% endif %}</tr>
 {% for bits, result in run.final.items() %}
 <tr><th scope="row">{{ bits }}</th>
 {% for way in ways %}{% for value in result.partners[way].values() %}
 <td>{{ "%.4f" | format(value) }}</td>{% endfor %}{% endfor %}
-{% if not labelled %}
+{% if not has_map %}
 <td>{{ "%.4f" | format(result.quantization_error) }}</td><td>{{ "%.3f" | format(result.bit_balance) }}</td>
 {% endif %}</tr>
 {% endfor %}
@@ -251,7 +252,7 @@ the Hamming distance of their {{ run.gallery.bits }}-bit codes;
 {% else %}
 1 - the cosine of their embeddings;
 {% endif %}
-items at one distance in the order of their rows. {% if labelled %}<span class="mark">✓</span> marks a shared label.
+items at one distance in the order of their rows. {% if has_map %}<span class="mark">✓</span> marks a shared label.
 {% endif %}Each side is encoded
 from one modality alone; the other is shown for the reader.</p>
 {% for way, direction in ways.items() %}

@@ -104,7 +104,7 @@ def test_drawn_numbers_are_those_of_metrics_json(run):
     where, results, _ = run
     drawn = page.figures(results)
     assert len(drawn) == 15
-    for way, direction in page.WAYS.items():
+    for way, direction in page.DIRECTIONS.items():
         lines = drawn[f"mAP@all against the epoch, {direction}"].axes[0].lines
         for line, bits in zip(lines, ("4", "8"), strict=True):
             assert line.get_xdata().tolist() == [2, 4, 6, 8]
@@ -112,7 +112,7 @@ def test_drawn_numbers_are_those_of_metrics_json(run):
         for title, key in (("Precision at each recall", "precision"), ("Precision of the first N", "precision_at_n")):
             for line, bits in zip(drawn[f"{title}, {direction}"].axes[0].lines, ("4", "8"), strict=True):
                 assert line.get_ydata().tolist() == results["curves"][bits]["unpaired"][way][key]
-    lines = [(protocol, way) for protocol in ("unpaired", "paired") for way in page.WAYS]
+    lines = [(protocol, way) for protocol in ("unpaired", "paired") for way in page.DIRECTIONS]
     two_codes = copy.deepcopy(results)  # of a pair, as UCMFH's fusion has them
     two_codes["final"]["4"]["paired"]["t2i"] = {"map": 0.25, "map@50": 0.5}
     for made, expected in ((results, lines[:3]), (two_codes, lines)):
