@@ -3,7 +3,35 @@
     python report.py results/openmoji/RUN
 """
 
-from reporting.page import main
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from jinja2 import TemplateError
+
+from common.errors import InputError, Parser, exit_on_bad_input
+from reporting.page import write_report
+
+
+@exit_on_bad_input
+def main(argv: list[str] | None = None) -> Path:
+    parser = Parser(prog="report.py", description="Write report.html of a finished run again, from its metrics.json.")
+    parser.add_argument("run", type=Path, help="folder of the run, such as results/openmoji/RUN")
+    path = parser.parse_args(argv).run / "metrics.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        page = write_report(path.with_name("report.html"), results)
+    except InputError:
+        raise
+    except OSError as error:
+        raise InputError(f"{path}: cannot read: {error.strerror}; give the folder of a finished run") from None
+    except (ValueError, LookupError, TypeError, AttributeError, TemplateError) as error:
+        raise InputError(f"{path}: not the metrics of a run of this version ({type(error).__name__}: {error}); "
+                         f"run ICMR.py again") from None
+    print(page)
+    return page
+
 
 if __name__ == "__main__":
     main()
