@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,16 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import checkpoint
-from reporting import gallery
 import ICMR
 import metric
-from reporting import plots
 import report
-from reporting import page
-from reporting import terminal
+from common.errors import InputError
 from load_data import load_dataset
+from reporting import gallery, page, plots, terminal
+from reporting.run_log import TensorBoardLog
 from test_plots import error_line, make_data, settings
+from training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -180,6 +180,27 @@ def test_tensorboard_events_hold_the_log(run):
                           ("8/unpaired/i2t/map", {entry["epoch"]: entry["8"]["unpaired"]["i2t"]["map"]
                                                   for entry in run[1]["history"]})):
         assert {event.step: pytest.approx(event.value) for event in events.Scalars(tag)} == expected
+
+
+def test_tensorboard_hides_the_epochs_that_an_interrupted_run_left(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = {"unpaired": {"i2t": {"map": 0.25, "map@50": 0.5}}, "quantization_error": 0.125}
+    interrupted = TensorBoardLog(tmp_path)
+    for epoch in (1, 2, 3):
+        interrupted.write({"epoch": epoch, "loss": 8.0})
+    TensorBoardLog(tmp_path, purge_epoch=2).write({"epoch": 2, "loss": 4.0}, {"epoch": 2, "8": result})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]} == {
+        "training/loss": [(1, 8.0), (2, 4.0)], "8/unpaired/i2t/map": [(2, 0.25)], "8/unpaired/i2t/map@50": [(2, 0.5)]}
+
+
+def test_a_missing_tensorboard_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="--tensorboard true: .*; pip install tensorboard, or leave it out"):
+        TensorBoardLog(tmp_path / "events")
+    assert not (tmp_path / "events").exists()
 
 
 def test_the_page_is_made_again_from_metrics_json(run):
