@@ -294,7 +294,7 @@ class Solver:
                 self.save_state()
             if config.tensorboard and processes.rank() == 0:
                 tested = run.history[-1] if run.history and run.history[-1]["epoch"] == run.epoch else None
-                self.events.write(run.epoch, run.log[-1], tested)
+                self.events.write(run.log[-1], tested)
 
     def trainhash(self, scale: float) -> float:
         """Train the hash functions for one epoch at ``scale``; returns its mean loss."""
@@ -454,7 +454,7 @@ class Solver:
     @functools.cached_property
     def events(self) -> TensorBoardLog:
         """The TensorBoard events of the run."""
-        return TensorBoardLog(self.files.results, self.run.epoch)
+        return TensorBoardLog(self.files.results / "tensorboard", self.run.epoch)
 
     def results(self) -> dict:
         """What metrics.json holds; of a test also how the models were ``trained``, with the settings they had then."""

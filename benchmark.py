@@ -295,16 +295,16 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
     at = {label: entries for label, entries in at.items() if entries}
 
     def panels(x, y, entries=at) -> dict:
-        return {plots.WAYS[way]: {label: {"x": x(runs[0], way), "y": [y(entry, way) for entry in runs]}
-                                  for label, runs in entries.items()} for way in plots.WAYS}
+        return {plots.DIRECTIONS[way]: {label: {"x": x(runs[0], way), "y": [y(entry, way) for entry in runs]}
+                                        for label, runs in entries.items()} for way in plots.DIRECTIONS}
 
     written = []
     for cut in ("map", "map@50"):
-        series = {plots.WAYS[way]: {label: {
+        series = {plots.DIRECTIONS[way]: {label: {
             "x": [int(bits) for bits in lengths],
             "y": [[runs[seed]["unpaired"][way][cut] for runs in lengths.values()]
                   for seed in range(min(map(len, lengths.values())))]}
-            for label, lengths in found.items()} for way in plots.WAYS}
+            for label, lengths in found.items()} for way in plots.DIRECTIONS}
         written += plots.save(plots.map_against_bits(series, "mAP@all" if cut == "map" else "mAP@50"),
                               folder / f"{study}_{cut.replace('@', '')}_bits")
     if at:

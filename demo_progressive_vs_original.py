@@ -24,12 +24,12 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks import promises
-from reporting import plots
-from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import check_writable, write_atomically
+from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
-from reporting.plots import WAYS as DIRECTIONS
-from reporting.plots import tr
+from reporting import language, plots
+from reporting.language import tr
+from reporting.plots import DIRECTIONS
 
 NAME = "demo_progressive_vs_original"
 # One precision for all: the one that is measured to be faster could differ between the runs compared.
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> dict:
         raise InputError(f"--seeds {' '.join(map(str, options.seeds))}: expected different seeds")
     if options.show:
         plots.check_display()
-    if note := plots.set_language(options.lang):
+    if note := language.set_language(options.lang):
         print(note, file=sys.stderr)
     try:
         runs = train_all(settings, options.seeds)

@@ -29,7 +29,7 @@ from scipy.stats import norm
 
 import evaluation
 import metric
-from reporting import plots
+from reporting import language, plots
 from reporting.curves import code_histogram
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
@@ -222,7 +222,7 @@ def main(argv: list[str] | None = None) -> list[Path]:
     options, config = parse(argv)
     if options.show:
         plots.check_display()
-    if note := plots.set_language(options.lang):
+    if note := language.set_language(options.lang):
         print(note, file=sys.stderr)
     solver = Observed(config)
     print(f"Training {config.hash_lens[0]} bits on {solver.data.name} for {config.epoch} epochs; "

@@ -51,7 +51,7 @@ def publish(results: dict, folder: Path) -> None:
     """Print the table of the last evaluation; write ``metrics.json``, whose path is the last line printed, and
     ``report.html`` beside it. Raises :class:`InputError` if the folder refuses them.
     """
-    from report import write_report  # here: matplotlib takes a second to load
+    from reporting.page import write_report  # here: matplotlib takes a second to load
 
     path = folder / "metrics.json"
     write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")

@@ -1,4 +1,4 @@
-"""The TensorBoard events of a run: what its log and its evaluations say, an epoch at a time."""
+"""The log of a training as TensorBoard events, for those who follow their trainings there."""
 
 from __future__ import annotations
 
@@ -6,28 +6,43 @@ import os
 
 from common.errors import InputError
 
+PROTOCOLS = ("unpaired", "paired", "partners")
+
 
 class TensorBoardLog:
-    """Writes events into the folder ``tensorboard`` of a run; those of epochs after ``epoch`` that are there are dropped.
+    """The event file of a run: every epoch's entry of ``metrics.json``, and its evaluation if it has one.
+
+    The tags are such as ``training/loss``, and ``64/unpaired/i2t/map@50``: code length, protocol, direction and measure.
+    The step of an event is its epoch.
+
+    Args:
+        folder: where the event file goes; made if it isn't there.
+        purge_epoch: the first epoch to be written; TensorBoard hides what an interrupted run left of it and of later
+            ones.
 
     Raises:
-        InputError: TensorBoard is not installed.
+        InputError: the package tensorboard is missing.
     """
 
-    def __init__(self, folder: str | os.PathLike, epoch: int):
+    def __init__(self, folder: str | os.PathLike, purge_epoch: int = 1):
         try:
             from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to load
         except ImportError as error:
             raise InputError(f"--tensorboard true: {error}; pip install tensorboard, or leave it out") from None
-        self.writer = SummaryWriter(os.path.join(folder, "tensorboard"), purge_step=epoch)
+        self.writer = SummaryWriter(os.fspath(folder), purge_step=purge_epoch)
 
-    def write(self, epoch: int, entry: dict, evaluation: dict | None) -> None:
-        """Write the epoch just done: its log ``entry``, and the figures of its ``evaluation`` if it had one."""
-        values = {f"training/{key}": value for key, value in entry.items() if key != "epoch"}
-        for name, figures in (evaluation or {}).items():
-            if name != "epoch":
-                values |= {f"{name}/{kind}/{direction}/{cut}": value for kind in ("unpaired", "paired", "partners")
-                           for direction, found in figures.get(kind, {}).items() for cut, value in found.items()}
-        for name, value in values.items():
-            self.writer.add_scalar(name, value, epoch)
+    def write(self, log_entry: dict, evaluation: dict | None = None) -> None:
+        """Write what ``metrics.json`` will hold of an epoch, and flush it to the file.
+
+        Args:
+            log_entry: of ``"epochs"``: its number as ``"epoch"``, and a value for each name.
+            evaluation: of ``"history"``: for each code length the measures of each protocol and direction.
+        """
+        values = {f"training/{name}": value for name, value in log_entry.items() if name != "epoch"}
+        for bits, result in (evaluation or {}).items():
+            if bits != "epoch":
+                values |= {f"{bits}/{protocol}/{direction}/{measure}": value for protocol in PROTOCOLS
+                           for direction, found in result.get(protocol, {}).items() for measure, value in found.items()}
+        for tag, value in values.items():
+            self.writer.add_scalar(tag, value, log_entry["epoch"])
         self.writer.flush()

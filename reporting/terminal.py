@@ -36,7 +36,7 @@ def table(results: dict) -> list[str]:
     """The last evaluation as aligned tables, at most 80 columns wide."""
     sizes, final = results["sizes"], results["final"]
     lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last)"]
-    if labelled(final):
+    if has_map(final):
         lines[1] += f": tie-aware mAP, {sizes['query']:,} queries x {sizes['retrieval']:,} items"
         lines += ["", "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
                   "           I2T             T2I              I2T             T2I         quant.",
@@ -50,14 +50,14 @@ def table(results: dict) -> list[str]:
     return lines + partners(results) + best(results["history"]) + [""]
 
 
-def labelled(figures: dict) -> bool:
+def has_map(figures: dict) -> bool:
     """Whether an evaluation's figures hold mAP."""
     return all("unpaired" in result for name, result in figures.items() if name != "epoch")
 
 
 def partners(results: dict) -> list[str]:
     """How often the last codes find a query's own partner."""
-    error_shown = labelled(results["final"])  # in the table before this one
+    error_shown = has_map(results["final"])  # in the table before this one
     lines = ["", f"The own partner among the {results['sizes']['query']:,} queries of the other modality, recall at K",
              "             I2T                       T2I" + "             quant." * (not error_shown),
              "bits    R@1     R@5    R@10       R@1     R@5    R@10" + "    error" * (not error_shown)]
@@ -73,7 +73,7 @@ def best(history: list[dict]) -> list[str]:
     """The last evaluation beside the best one, if there were several."""
     if len(history) < 2:
         return []
-    kind, cut, chosen_with, meaning = (("unpaired", "map", "labels", "unpaired mAP@all") if labelled(history[-1]) else
+    kind, cut, chosen_with, meaning = (("unpaired", "map", "labels", "unpaired mAP@all") if has_map(history[-1]) else
                                        ("partners", "recall@10", "partners", "R@10"))
     lines = ["", f"Report the last epoch. The best was chosen with the queries' {chosen_with}:",
              f"      {meaning}, mean of I2T and T2I", "bits    last    best  at epoch"]

@@ -13,7 +13,7 @@ from benchmarks import promises
 from reporting import curves
 import demo_progressive_vs_original as demo
 import metric
-from reporting import plots
+from reporting import language, plots
 import test_progressive_hash as stages_script
 from common.errors import InputError
 from toy import write_toy
@@ -24,7 +24,7 @@ SERIES = {"a": {"x": [16, 32], "y": [[0.1, 0.2], [0.3, 0.6]]}, "b": {"x": [16, 3
 @pytest.fixture(autouse=True)
 def english():
     yield
-    plots.set_language("en")
+    language.set_language("en")
 
 
 def make_data(folder, classes=2, captions=False):
@@ -129,18 +129,18 @@ def test_an_unwritable_folder_is_one_line(tmp_path):
 
 
 def test_every_label_has_its_glyphs(recwarn):
-    if plots.set_language("zh"):
+    if language.set_language("zh"):
         pytest.skip("no Chinese font is here")
     figure, axes = plots.new_figure(1, 1)
-    axes[0, 0].set_title("".join(plots.CHINESE.values()))
+    axes[0, 0].set_title("".join(language.CHINESE.values()))
     plots.styled(figure.savefig)(io.BytesIO())
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
-    assert plots.tr("epoch") == "训练轮次"
+    assert language.tr("epoch") == "训练轮次"
 
 
 def test_without_a_chinese_font_labels_stay_english(monkeypatch):
-    monkeypatch.setattr(plots, "CJK_FONTS", ("No Such Font",))
-    assert plots.set_language("zh").startswith("note: ") and plots.tr("epoch") == "epoch"
+    monkeypatch.setattr(language, "CJK_FONTS", ("No Such Font",))
+    assert language.set_language("zh").startswith("note: ") and language.tr("epoch") == "epoch"
 
 
 # --- test_progressive_hash.py -------------------------------------------------------------------------------------

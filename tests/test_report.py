@@ -3,6 +3,7 @@
 import copy
 import json
 import re
+import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,15 +11,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from training import checkpoint
-from reporting import gallery
 import ICMR
 import metric
-from reporting import plots
 import report
-from reporting import terminal
+from common.errors import InputError
 from load_data import load_dataset
+from reporting import gallery, page, plots, terminal
+from reporting.run_log import TensorBoardLog
 from test_plots import error_line, make_data, settings
+from training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,10 +41,10 @@ class Page(HTMLParser):
 
     VOID = {"meta", "img", "br"}
 
-    def __init__(self, page):
+    def __init__(self, html):
         super().__init__()
         self.open, self.tags, self.text = [], [], []
-        self.feed(page)
+        self.feed(html)
         assert self.open == []
 
     def handle_starttag(self, tag, attrs):
@@ -63,18 +64,18 @@ class Page(HTMLParser):
 
 
 def test_the_page_is_one_file_without_a_network(run):
-    page = (run[0] / "report.html").read_text(encoding="utf-8")
-    for tag, attributes in Page(page).tags:
+    html = (run[0] / "report.html").read_text(encoding="utf-8")
+    for tag, attributes in Page(html).tags:
         assert tag not in ("script", "link", "iframe")
         for name in ("src", "href", "xlink:href"):
             assert re.match(r"#|data:image/", attributes.get(name) or "#")
-    assert not re.search(r"url\((?!#)|@import", page)
+    assert not re.search(r"url\((?!#)|@import", html)
 
 
 def test_captions_are_text_and_never_markup(run):
-    page = Page((run[0] / "report.html").read_text(encoding="utf-8"))
-    assert "<b>pair & 0</b>" in "".join(page.text)
-    assert not [tag for tag, _ in page.tags if tag == "b"]
+    html = Page((run[0] / "report.html").read_text(encoding="utf-8"))
+    assert "<b>pair & 0</b>" in "".join(html.text)
+    assert not [tag for tag, _ in html.tags if tag == "b"]
 
 
 def test_a_picture_beside_the_data_is_embedded(run):
@@ -85,8 +86,8 @@ def test_a_picture_beside_the_data_is_embedded(run):
 
 def test_a_picture_that_is_gone_or_broken_is_left_out(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    assert report.thumbnail(str(tmp_path / "broken.png")) is None
-    assert report.thumbnail(str(tmp_path / "gone.png")) is None
+    assert page.thumbnail(str(tmp_path / "broken.png")) is None
+    assert page.thumbnail(str(tmp_path / "gone.png")) is None
 
 
 def test_the_table_shows_the_last_figures(run):
@@ -101,9 +102,9 @@ def test_the_table_shows_the_last_figures(run):
 
 def test_drawn_numbers_are_those_of_metrics_json(run):
     where, results, _ = run
-    drawn = report.figures(results)
+    drawn = page.figures(results)
     assert len(drawn) == 15
-    for way, direction in report.WAYS.items():
+    for way, direction in page.DIRECTIONS.items():
         lines = drawn[f"mAP@all against the epoch, {direction}"].axes[0].lines
         for line, bits in zip(lines, ("4", "8"), strict=True):
             assert line.get_xdata().tolist() == [2, 4, 6, 8]
@@ -111,12 +112,12 @@ def test_drawn_numbers_are_those_of_metrics_json(run):
         for title, key in (("Precision at each recall", "precision"), ("Precision of the first N", "precision_at_n")):
             for line, bits in zip(drawn[f"{title}, {direction}"].axes[0].lines, ("4", "8"), strict=True):
                 assert line.get_ydata().tolist() == results["curves"][bits]["unpaired"][way][key]
-    lines = [(protocol, way) for protocol in ("unpaired", "paired") for way in report.WAYS]
+    lines = [(protocol, way) for protocol in ("unpaired", "paired") for way in page.DIRECTIONS]
     two_codes = copy.deepcopy(results)  # of a pair, as UCMFH's fusion has them
     two_codes["final"]["4"]["paired"]["t2i"] = {"map": 0.25, "map@50": 0.5}
     for made, expected in ((results, lines[:3]), (two_codes, lines)):
         for cut, title in (("map", "mAP@all"), ("map@50", "mAP@50")):
-            bars = report.figures(made)[f"{title} against code length, last epoch"].axes[0].containers
+            bars = page.figures(made)[f"{title} against code length, last epoch"].axes[0].containers
             for bar, (protocol, way) in zip(bars, expected, strict=True):
                 assert bar.lines[0].get_ydata().tolist() == [made["final"][b][protocol][way][cut] for b in ("4", "8")]
     loss = drawn["Loss in training"].axes[0].lines[0].get_ydata()
@@ -124,8 +125,8 @@ def test_drawn_numbers_are_those_of_metrics_json(run):
 
 
 def test_figures_take_the_text_colour_around_them(run):
-    page = (run[0] / "report.html").read_text()
-    assert plots.INK not in page.split("<body>")[1] and "currentColor" in page
+    html = (run[0] / "report.html").read_text()
+    assert plots.INK not in html.split("<body>")[1] and "currentColor" in html
 
 
 def test_curves_agree_with_the_codes_of_the_checkpoint(run):
@@ -181,28 +182,49 @@ def test_tensorboard_events_hold_the_log(run):
         assert {event.step: pytest.approx(event.value) for event in events.Scalars(tag)} == expected
 
 
+def test_tensorboard_hides_the_epochs_that_an_interrupted_run_left(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    result = {"unpaired": {"i2t": {"map": 0.25, "map@50": 0.5}}, "quantization_error": 0.125}
+    interrupted = TensorBoardLog(tmp_path)
+    for epoch in (1, 2, 3):
+        interrupted.write({"epoch": epoch, "loss": 8.0})
+    TensorBoardLog(tmp_path, purge_epoch=2).write({"epoch": 2, "loss": 4.0}, {"epoch": 2, "8": result})
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]} == {
+        "training/loss": [(1, 8.0), (2, 4.0)], "8/unpaired/i2t/map": [(2, 0.25)], "8/unpaired/i2t/map@50": [(2, 0.5)]}
+
+
+def test_a_missing_tensorboard_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(InputError, match="--tensorboard true: .*; pip install tensorboard, or leave it out"):
+        TensorBoardLog(tmp_path / "events")
+    assert not (tmp_path / "events").exists()
+
+
 def test_the_page_is_made_again_from_metrics_json(run):
-    page = (run[0] / "report.html").read_bytes()
+    html = (run[0] / "report.html").read_bytes()
     (run[0] / "report.html").unlink()
     assert report.main([str(run[0])]) == run[0] / "report.html"
-    assert (run[0] / "report.html").read_bytes() == page
+    assert (run[0] / "report.html").read_bytes() == html
 
 
 def test_a_test_run_has_a_report_too(run):
     where, results, arguments = run
     tested = ICMR.main([*arguments, "--task", "3", "--run_name", "tested", "--tensorboard", "false"])
     assert tested["curves"] == results["curves"] and tested["gallery"] == results["gallery"]
-    page = (where.parent / "tested" / "report.html").read_text()
-    assert "tested from a checkpoint of epoch 8" in " ".join(page.split())
+    html = (where.parent / "tested" / "report.html").read_text()
+    assert "tested from a checkpoint of epoch 8" in " ".join(html.split())
 
 
 def test_real_valued_fusion_and_no_captions(tmp_path):
     make_data(tmp_path)
     results = ICMR.main(settings(tmp_path, "--task", "0", "--epoch", "1", "--run_name", "real",
                                  "--checkpoint_dir", str(tmp_path)))
-    page = (tmp_path / "results" / "toy" / "real" / "report.html").read_text()
-    assert results["curves"] == {} and results["gallery"] is None and "no column named caption" in page
-    assert "Real-valued fusion" in page
+    html = (tmp_path / "results" / "toy" / "real" / "report.html").read_text()
+    assert results["curves"] == {} and results["gallery"] is None and "no column named caption" in html
+    assert "Real-valued fusion" in html
 
 
 @pytest.mark.parametrize("content, message", [(None, "cannot read"), ("{", "not the metrics"),
