@@ -320,22 +320,12 @@ class Solver:
         self.descend(loss)
         return self.observe(loss.detach(), codes)
 
-    def trainfusion(self) -> float:
-        """Train the real-valued fusion for one epoch; returns its mean loss."""
-        for rows in self.batches():
-            self.take(self.fusion_step, rows)
-        return self.run.end_epoch()["loss"]
-
-    def fusion_step(self, rows: Tensor, weight: float | Tensor) -> Tensor:
-        """One step of the real-valued fusion on the training pairs ``rows`` (B,), the loss being the sum over the
-        protocols; returns its statistics.
-        """
-        neighbours, rows = self.objective.neighbours(rows), rows[processes.part(len(rows))]
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            loss = sum(self.objective.of_fused(*sides, neighbours, weight)
-                       for sides in self.model(self.image[rows], self.text[rows]).values())
-        self.descend(loss)
-        return torch.stack([loss.detach()])
+    def descend(self, loss: Tensor) -> None:
+        """Step down the gradient of the loss."""
+        self.optimizer.zero_grad()
+        loss.backward()
+        processes.average_gradients(self.model.parameters())
+        self.optimizer.step()
 
     def batches(self) -> Iterator[Tensor]:
         """The training pairs of each batch of an epoch, or of the rest of one that was interrupted: rows, (B,).
@@ -365,13 +355,6 @@ class Solver:
         arguments = rows, self.objective.weight(self.progress), *scale
         self.run.statistics.append(self.replayed(step, *arguments) if self.replays else step(*arguments))
 
-    def descend(self, loss: Tensor) -> None:
-        """Step down the gradient of the loss."""
-        self.optimizer.zero_grad()
-        loss.backward()
-        processes.average_gradients(self.model.parameters())
-        self.optimizer.step()
-
     def observe(self, loss: Tensor, codes: tuple[Tensor, Tensor]) -> Tensor:
         """The STATISTICS of a step, on the device: its loss, and how the codes of images and texts (B, bits) are."""
         with torch.no_grad():
@@ -380,6 +363,23 @@ class Solver:
             balance = torch.stack([torch.where(side >= 0, 1.0, -1.0).mean(dim=0) for side in codes])
             return torch.stack([loss, argument.abs().mean(), (values > 0.9).float().mean(), ((values - 1) ** 2).mean(),
                                 balance.abs().mean()])
+
+    def trainfusion(self) -> float:
+        """Train the real-valued fusion for one epoch; returns its mean loss."""
+        for rows in self.batches():
+            self.take(self.fusion_step, rows)
+        return self.run.end_epoch()["loss"]
+
+    def fusion_step(self, rows: Tensor, weight: float | Tensor) -> Tensor:
+        """One step of the real-valued fusion on the training pairs ``rows`` (B,), the loss being the sum over the
+        protocols; returns its statistics.
+        """
+        neighbours, rows = self.objective.neighbours(rows), rows[processes.part(len(rows))]
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            loss = sum(self.objective.of_fused(*sides, neighbours, weight)
+                       for sides in self.model(self.image[rows], self.text[rows]).values())
+        self.descend(loss)
+        return torch.stack([loss.detach()])
 
     # --- testing ------------------------------------------------------------------------------------------------------
 
