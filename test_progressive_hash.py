@@ -3,14 +3,15 @@
     python test_progressive_hash.py
     python test_progressive_hash.py --scale_max 8 --epoch 100 --lang zh --show
 
-1. How the codes tanh(scale * x) sharpen at six stages of the training.
-2. The codes of the trained model under different scales: what the scale alone does.
+1. How the codes tanh(scale * x) sharpen at six epochs of the training.
+2. The codes of the trained model at different scales: what the scale alone does.
 3. Scale, saturation, quantization error and bit balance against the epoch.
 
-Expected curves are those of normally distributed x, which is what batch normalisation aims at: then
+The expected curves hold for normally distributed x, which batch normalisation aims at: then
 P(|tanh(s x)| > t) = 2 Phi(-artanh(t) / s), and the quantization error is E (|tanh(s x)| - 1)^2.
 
-Every setting of ICMR.py can be given too, with one code length. The charts lie in the folder of the run, PNG and SVG.
+All settings of ICMR.py can be given too, with one code length. The charts are written to the folder of the run, as PNG
+and SVG.
 """
 
 from __future__ import annotations
@@ -27,62 +28,65 @@ import torch
 from matplotlib.figure import Figure
 from scipy.stats import norm
 
-import evaluation
 import metric
-from reporting import language, plots
-from reporting.curves import code_histogram
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
 from model import scale_at
+from reporting import language, plots
+from reporting.curves import code_histogram
 from reporting.plots import BLUE, RED, tr
 
 DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "64", "--epoch", "40", "--run_name", "test_progressive_hash"]
-STAGES = 6
-SCALES = (1.0, 2.0, 5.0, 10.0)
-SATURATED = 0.9
+STAGES = 6  # epochs whose codes are drawn, from the first to the last
+SCALES = (1.0, 2.0, 5.0, 10.0)  # at which the codes of the trained model are drawn
+SATURATION_THRESHOLD = 0.9  # the one of metric.saturation
 
 
 class Observed(ICMR.Solver):
-    """A solver that keeps the codes of the training batches at some stages of the training."""
+    """A solver that keeps the codes (2B, bits) of every training batch, images then texts, at some epochs.
 
-    replays = False  # a replayed step shows its codes to nobody
+    It needs :meth:`observe` to be called with the codes of each batch, and :meth:`trainhash` once an epoch.
+    """
+
+    replays = False  # steps replayed on a GPU would not call observe
 
     def __init__(self, config: ICMR.Config):
         super().__init__(config)
-        self.batches: list[np.ndarray] = []  # codes of an epoch in progress
-        self.stages: dict[int, tuple[float, np.ndarray]] = {}  # epoch: (scale, codes (images and texts, bits))
-        self.wanted = set(np.linspace(1, config.epoch, STAGES).round().astype(int).tolist())
+        self.batches: list[np.ndarray] = []  # of the epoch in progress, (2B, bits) each
+        self.stages: dict[int, tuple[float, np.ndarray]] = {}  # epoch: its scale and codes (2B x batches, bits)
+        self.stage_epochs = set(np.linspace(1, config.epoch, STAGES).round().astype(int).tolist())
 
     def trainhash(self, scale: float) -> float:
         loss = super().trainhash(scale)
-        if self.epoch in self.wanted:
-            self.stages[self.epoch] = scale, np.concatenate(self.batches)
+        epoch = self.run.epoch
+        if epoch in self.stage_epochs:
+            self.stages[epoch] = scale, np.concatenate(self.batches)
             self.batches = []
-            print(f"epoch {self.epoch} of {self.config.epoch}, scale {scale:.2f}, loss {loss:.4f}", file=sys.stderr)
+            print(f"epoch {epoch} of {self.config.epoch}, scale {scale:.2f}, loss {loss:.4f}", file=sys.stderr)
         return loss
 
-    def observe(self, x: torch.Tensor, codes: torch.Tensor) -> None:
-        super().observe(x, codes)
-        if self.epoch + 1 in self.wanted:
-            self.batches.append(codes.detach().cpu().numpy())
+    def observe(self, loss: torch.Tensor, codes: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        if self.run.epoch + 1 in self.stage_epochs:
+            self.batches.append(torch.cat(codes).detach().cpu().numpy())
+        return super().observe(loss, codes)
 
 
-# --- what is expected of normally distributed x -------------------------------------------------------------------
+# --- what to expect of normally distributed x ---------------------------------------------------------------------
 
 
 def expected_saturation(scale: np.ndarray) -> np.ndarray:
-    """P(abs(tanh(scale * x)) > 0.9) for x of the standard normal distribution."""
-    return 2 * norm.sf(np.arctanh(SATURATED) / np.asarray(scale))
+    """P(|tanh(scale * x)| > 0.9) at each scale (n,), for x of the standard normal distribution."""
+    return 2 * norm.sf(np.arctanh(SATURATION_THRESHOLD) / np.asarray(scale))
 
 
 def expected_quantization_error(scale: np.ndarray) -> np.ndarray:
-    """E (abs(tanh(scale * x)) - 1)^2 for x of the standard normal distribution, by its quantiles."""
-    x = norm.isf((np.arange(20_000) + 0.5) / 40_000)  # of abs(x)
+    """E (|tanh(scale * x)| - 1)^2 at each scale (n,), for x of the standard normal distribution."""
+    x = norm.isf((np.arange(20_000) + 0.5) / 40_000)  # quantiles of |x|
     return np.array([np.mean((np.tanh(s * x) - 1) ** 2) for s in np.atleast_1d(scale)])
 
 
 def expected_shares(scale: float, edges: np.ndarray) -> np.ndarray:
-    """P(edges[i] < tanh(scale * x) < edges[i + 1]) for x of the standard normal distribution."""
+    """P(edges[i] < tanh(scale * x) < edges[i + 1]) for each bin, for x of the standard normal distribution."""
     with np.errstate(divide="ignore"):  # artanh(1) is infinite
         return np.diff(norm.cdf(np.arctanh(edges) / scale))
 
@@ -92,7 +96,7 @@ def expected_shares(scale: float, edges: np.ndarray) -> np.ndarray:
 
 @plots.styled
 def draw_stages(stages: dict[int, tuple[float, np.ndarray]], expected: bool) -> Figure:
-    """Histograms of the codes of the training batches at each stage."""
+    """Histograms of the training codes at each stage (:class:`Observed`), ``expected`` ones too if x is normalised."""
     rows = -(-len(stages) // 3)
     figure, axes = plots.new_figure(rows, min(3, len(stages)), height=0.5 + 1.7 * rows, sharex=True, sharey=True)
     for ax in axes.flat[len(stages):]:
@@ -118,7 +122,8 @@ def draw_stages(stages: dict[int, tuple[float, np.ndarray]], expected: bool) -> 
 
 @plots.styled
 def draw_scales(x: np.ndarray, expected: bool) -> Figure:
-    """The same x under different scales: the function, the codes, and what follows from them."""
+    """The codes of the same x (items, bits) at different scales: the function, their values, and two measures of them.
+    """
     figure, axes = plots.new_figure(2, 2, height=4)
     line = np.linspace(-3, 3, 301)
     label = tr("scale {:g}")
@@ -143,7 +148,7 @@ def draw_scales(x: np.ndarray, expected: bool) -> Figure:
 
 @plots.styled
 def draw_epochs(log: list[dict], config: ICMR.Config) -> Figure:
-    """What the training log says of each epoch, with the expected curves where there is a formula."""
+    """The training log, an entry an epoch, with the expected curves where there is a formula."""
     figure, axes = plots.new_figure(2, 2, height=3.6, sharex=True)
     epochs = np.array([entry["epoch"] for entry in log])
     scale = np.array([scale_at((epoch - 1) / max(config.epoch - 1, 1), config.scale_min, config.scale_max,
@@ -152,7 +157,7 @@ def draw_epochs(log: list[dict], config: ICMR.Config) -> Figure:
     if config.batch_norm:
         formulas |= {"saturation": expected_saturation(scale),
                      "quantization_error": expected_quantization_error(scale),
-                     # mean of B fair signs: its absolute value, as for the normal distribution
+                     # E |mean of B fair signs|, by the central limit theorem
                      "bit_balance": np.full(len(epochs), (2 / (np.pi * config.batch_size)) ** 0.5)}
     labels = {"scale": "scale", "saturation": "share with |code| > 0.9", "quantization_error": "mean of (|code| - 1)²",
               "bit_balance": "mean |mean of a bit|"}
@@ -173,16 +178,21 @@ def draw_epochs(log: list[dict], config: ICMR.Config) -> Figure:
 
 
 def explain(solver: Observed, x: np.ndarray, names: list[str]) -> list[str]:
-    """The terminal table, what to see in each chart and its measure, and a verdict."""
-    first, last = solver.log[0], solver.log[-1]
-    sharp = [metric.quantization_error(np.tanh(s * x)) for s in (SCALES[0], SCALES[-1])]
+    """The lines to print: what to see in each chart, with the measured numbers, and a verdict.
+
+    Args:
+        x: (items, bits), the trained model's codes before scale and tanh.
+        names: of the three charts.
+    """
+    first, last = solver.run.log[0], solver.run.log[-1]
+    dull, sharp = [metric.quantization_error(np.tanh(s * x)) for s in (SCALES[0], SCALES[-1])]
     changed = int(np.sum(metric.sign_codes(np.tanh(SCALES[-1] * x)) != metric.sign_codes(x)))
     before, after = first["quantization_error"], last["quantization_error"]
     rows = (("chart", "what to see, and what was measured"),
             (names[0], "the codes gather at -1 and +1 as the scale grows: share with"),
             ("", f"|code| > 0.9 from {first['saturation']:.2f}, first epoch, to {last['saturation']:.2f}, last epoch"),
             (names[1], "the scale alone makes the same codes sharper, and changes no bit:"),
-            ("", f"quantization error {sharp[0]:.3f} at scale {SCALES[0]:g}, {sharp[1]:.3f} at scale {SCALES[-1]:g};"),
+            ("", f"quantization error {dull:.3f} at scale {SCALES[0]:g}, {sharp:.3f} at scale {SCALES[-1]:g};"),
             ("", f"{changed} of {x.size:,} bits differ"),
             (names[2], f"scale from {first['scale']:.2f} to {last['scale']:.2f}; quantization error from {before:.3f}"),
             ("", f"to {after:.3f}; bit balance from {first['bit_balance']:.3f} to {last['bit_balance']:.3f}"),
@@ -199,7 +209,11 @@ def explain(solver: Observed, x: np.ndarray, names: list[str]) -> list[str]:
 
 
 def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ICMR.Config]:
-    """The options of this script, and the settings of the training."""
+    """The options of this script, and the settings of the training.
+
+    Raises:
+        InputError: they are not those of one progressive training of one code length.
+    """
     parser = Parser(prog="test_progressive_hash.py", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the figures' labels")
@@ -226,18 +240,21 @@ def main(argv: list[str] | None = None) -> list[Path]:
         print(note, file=sys.stderr)
     solver = Observed(config)
     print(f"Training {config.hash_lens[0]} bits on {solver.data.name} for {config.epoch} epochs; "
-          f"its log: {solver.run_dir / 'training.log'}")
-    with open(solver.run_dir / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+          f"its log: {solver.files.results / 'training.log'}")
+    with open(solver.files.results / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
             solver.train()
         except SystemExit:
             print("Stopped; the same command starts over.", file=sys.stderr)
             raise
-    x = np.concatenate(evaluation.embeddings(solver.model, solver.data.retrieval))
+    retrieval = solver.data.retrieval
+    with torch.no_grad():
+        x = [solver.model.encode(**side)[1].cpu().numpy() for side in (
+            {"image": retrieval.image.to(solver.device)}, {"text": retrieval.text.to(solver.device)})]
     charts = {"1_stages": draw_stages(solver.stages, config.batch_norm),
-              "2_scales": draw_scales(x, config.batch_norm),
-              "3_epochs": draw_epochs(solver.log, config)}
-    written = [path for name, figure in charts.items() for path in plots.save(figure, solver.run_dir / name)]
+              "2_scales": draw_scales(np.concatenate(x), config.batch_norm),
+              "3_epochs": draw_epochs(solver.run.log, config)}
+    written = [path for name, figure in charts.items() for path in plots.save(figure, solver.files.results / name)]
     for line in explain(solver, x, list(charts)):
         print(line)
     for path in written:

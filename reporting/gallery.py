@@ -1,4 +1,4 @@
-"""Sample retrievals: what a few queries find, for the report and the terminal."""
+"""Sample retrievals of a run: a few queries and their nearest items, for the report and the terminal."""
 
 from __future__ import annotations
 
@@ -9,49 +9,55 @@ import numpy as np
 import metric
 from load_data import Dataset, Split
 
-QUERIES = 8
-TOP = 10
+MAX_QUERIES = 8
+MAX_ITEMS = 10  # a query
+MAX_TEXT = 200  # characters
 
 
 def sample_retrievals(data: Dataset, query_image: np.ndarray, query_text: np.ndarray, retrieval_image: np.ndarray,
                       retrieval_text: np.ndarray, hashing: bool = True) -> dict | None:
-    """The 10 nearest items of 8 queries spread evenly over the query split, for both directions.
+    """The 10 nearest items of 8 queries in both directions; the queries are spread evenly over the query split.
 
-    Items rank by Hamming distance of +-1 codes (n, bits), or, not ``hashing``, by 1 - cosine of embeddings (n, width);
-    items at one distance by their row number. No query is picked by hand.
+    Items rank by Hamming distance, or by 1 - cosine without ``hashing``, and at equal distance by their row number.
+
+    Args:
+        data: the data set, whose ``query`` and ``retrieval`` splits the codes belong to, row by row.
+        query_image, query_text: +-1 codes (queries, bits), or real embeddings (queries, width) without ``hashing``.
+        retrieval_image, retrieval_text: the same of the items, (items, bits) or (items, width).
 
     Returns:
-        None for a data set without a ``caption`` column, else ``{"bits": ..., "i2t": [...], "t2i": [...]}``, lists
-        of ``{"query": item, "items": [item, ...]}``. An item has ``row``, ``text``, ``labels``, and, where the data set
-        has them, ``emoji`` and ``picture`` (the path of ``image_file``, if it lies beside the data set); those found
-        have ``distance`` and ``relevant`` too, which is None without labels.
+        None for a data set without a ``caption`` column, else ``{"bits": ..., "i2t": [...], "t2i": [...]}``: bits is
+        None without ``hashing``, and the lists hold ``{"query": item, "items": [item, ...]}``. Every item has ``row``,
+        ``text`` and ``labels``, and, where the data set has them, ``emoji`` and ``picture`` (the path of
+        ``image_file``, if it lies beside the data set). Retrieved items also have ``distance`` and ``relevant``,
+        which is None without labels.
     """
     if any("caption" not in split.meta for split in (data.query, data.retrieval)):
         return None
-    rows = np.linspace(0, len(data.query) - 1, min(QUERIES, len(data.query))).round().astype(int)
+    rows = np.linspace(0, len(data.query) - 1, min(MAX_QUERIES, len(data.query))).round().astype(int)
     result: dict = {"bits": query_image.shape[1] if hashing else None}
-    for way, asked, stored in (("i2t", query_image, retrieval_text), ("t2i", query_text, retrieval_image)):
+    for direction, queries, items in (("i2t", query_image, retrieval_text), ("t2i", query_text, retrieval_image)):
         if hashing:
-            distances = metric.hamming_distance(asked[rows], stored)
+            distances = metric.hamming_distance(queries[rows], items)
         else:
-            unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (asked[rows], stored)]
+            unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries[rows], items)]
             distances = 1 - unit[0] @ unit[1].T
-        result[way] = []
+        result[direction] = []
         for row, distance in zip(rows, distances):
-            nearest = np.argsort(distance, kind="stable")[:TOP]
+            nearest = np.argsort(distance, kind="stable")[:MAX_ITEMS]
             relevant = data.retrieval.label[nearest].int() @ data.query.label[row].int() > 0
-            result[way].append({"query": describe(data, data.query, row), "items": [
-                {**describe(data, data.retrieval, found), "distance": round(distance[found].item(), 4),
-                 "relevant": bool(hit) if data.num_classes else None} for found, hit in zip(nearest, relevant)]})
+            result[direction].append({"query": describe(data, data.query, row), "items": [
+                {**describe(data, data.retrieval, item), "distance": round(distance[item].item(), 4),
+                 "relevant": bool(hit) if data.num_classes else None} for item, hit in zip(nearest, relevant)]})
     return result
 
 
 def describe(data: Dataset, split: Split, row: int) -> dict:
-    """What there is to show of one pair."""
+    """What can be shown of the pair in a row of a split."""
     meta = split.meta
     labels = np.flatnonzero(split.label[row]).tolist()
     text = str(meta["annotation" if "annotation" in meta else "caption"][row])
-    item = {"row": int(split.index[row]), "text": text[:200],
+    item = {"row": int(split.index[row]), "text": text[:MAX_TEXT],
             "labels": [data.label_names[label] if data.label_names else str(label) for label in labels]}
     if "emoji" in meta:
         item["emoji"] = shown(str(meta["emoji"][row]))
@@ -63,5 +69,5 @@ def describe(data: Dataset, split: Split, row: int) -> dict:
 
 
 def shown(emoji: str) -> str:
-    """The emoji, or nothing where only OpenMoji's own font has a glyph (private-use code points)."""
-    return "" if any(unicodedata.category(sign) == "Co" for sign in emoji) else emoji
+    """The emoji, or an empty string for private-use code points, which only OpenMoji's own font can show."""
+    return "" if any(unicodedata.category(character) == "Co" for character in emoji) else emoji

@@ -1,4 +1,4 @@
-"""What a run prints of its figures and sample retrievals, at most 80 columns wide."""
+"""What a run prints of its evaluations and sample retrievals."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import unicodedata
 
 import numpy as np
 
+MAX_COLUMNS = 80  # of a printed line
 
 SHOWN_STATISTICS = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
                     ("bit balance", "bit_balance"))  # of an epoch: label, key in its log
@@ -17,23 +18,27 @@ def epoch_line(entry: dict) -> str:
     return " | ".join([*shown, f"{entry['seconds']:.2f} s"])
 
 
-def summary(figures: dict) -> list[str]:
-    """Lines for each code length: I2T and T2I, mAP@all / mAP@50; R@1 / R@10 of the own partner without labels."""
+def summary(evaluation: dict) -> list[str]:
+    """The lines of one evaluation, an entry of ``history`` in metrics.json.
+
+    For each code length mAP@all / mAP@50 in both directions and protocols; without labels, R@1 / R@10 of the own
+    partner.
+    """
     lines = []
-    for name, result in figures.items():
-        if name != "epoch":
-            kinds = [(protocol, protocol, ("map", "map@50")) for protocol in ("unpaired", "paired")]
+    for bits, result in evaluation.items():
+        if bits != "epoch":
+            rows = [(protocol, protocol, ("map", "map@50")) for protocol in ("unpaired", "paired")]
             if "unpaired" not in result:
-                kinds = [("partners", "R@1 / R@10 of the partner", ("recall@1", "recall@10"))]
-            for kind, meaning, cuts in kinds:
-                cells = [f"{way.upper()} " + " / ".join(f"{result[kind][way][cut]:.4f}" for cut in cuts)
-                         for way in ("i2t", "t2i")]
-                lines.append(f"{name + ':' if kind != 'paired' else '':5} {meaning} {', '.join(cells)}")
+                rows = [("partners", "R@1 / R@10 of the partner", ("recall@1", "recall@10"))]
+            for protocol, title, measures in rows:
+                cells = [f"{direction.upper()} " + " / ".join(f"{result[protocol][direction][measure]:.4f}"
+                                                              for measure in measures) for direction in ("i2t", "t2i")]
+                lines.append(f"{bits + ':' if protocol != 'paired' else '':5} {title} {', '.join(cells)}")
     return lines
 
 
 def table(results: dict) -> list[str]:
-    """The last evaluation as aligned tables, at most 80 columns wide."""
+    """The last evaluation of a run as aligned tables, from what its metrics.json holds."""
     sizes, final = results["sizes"], results["final"]
     lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last)"]
     if has_map(final):
@@ -42,65 +47,71 @@ def table(results: dict) -> list[str]:
                   "           I2T             T2I              I2T             T2I         quant.",
                   "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
         for bits, result in final.items():
-            cells = ["  ".join(f"{result[protocol][way][cut]:.4f}" for cut in ("map", "map@50"))
-                     for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")]
+            cells = ["  ".join(f"{result[protocol][direction][measure]:.4f}" for measure in ("map", "map@50"))
+                     for protocol in ("unpaired", "paired") for direction in ("i2t", "t2i")]
             error = result.get("quantization_error")
             lines.append(f"{bits:>4}  {cells[0]}  {cells[1]}   {cells[2]}  {cells[3]}"
                          + ("" if error is None else f"   {error:.3f}"))
     return lines + partners(results) + best(results["history"]) + [""]
 
 
-def has_map(figures: dict) -> bool:
-    """Whether an evaluation's figures hold mAP."""
-    return all("unpaired" in result for name, result in figures.items() if name != "epoch")
+def has_map(evaluation: dict) -> bool:
+    """Whether an evaluation holds mAP, which needs labels."""
+    return all("unpaired" in result for name, result in evaluation.items() if name != "epoch")
 
 
 def partners(results: dict) -> list[str]:
-    """How often the last codes find a query's own partner."""
+    """The recall of a query's own partner in the last evaluation, as a table; nothing if it was not measured."""
     error_shown = has_map(results["final"])  # in the table before this one
     lines = ["", f"The own partner among the {results['sizes']['query']:,} queries of the other modality, recall at K",
              "             I2T                       T2I" + "             quant." * (not error_shown),
              "bits    R@1     R@5    R@10       R@1     R@5    R@10" + "    error" * (not error_shown)]
     for bits, result in results["final"].items():
         if "partners" in result:
-            cells = ["  ".join(f"{value:.4f}" for value in result["partners"][way].values()) for way in ("i2t", "t2i")]
+            cells = ["  ".join(f"{value:.4f}" for value in result["partners"][direction].values())
+                     for direction in ("i2t", "t2i")]
             lines.append(f"{bits:>4}  {cells[0]}    {cells[1]}"
                          + ("" if error_shown else f"   {result['quantization_error']:.3f}"))
     return lines if len(lines) > 4 else []
 
 
 def best(history: list[dict]) -> list[str]:
-    """The last evaluation beside the best one, if there were several."""
+    """The last evaluation beside the best one, by code length; nothing if there was only one."""
     if len(history) < 2:
         return []
-    kind, cut, chosen_with, meaning = (("unpaired", "map", "labels", "unpaired mAP@all") if has_map(history[-1]) else
-                                       ("partners", "recall@10", "partners", "R@10"))
+    protocol, measure, chosen_with, meaning = (
+        ("unpaired", "map", "labels", "unpaired mAP@all") if has_map(history[-1]) else
+        ("partners", "recall@10", "partners", "R@10"))
     lines = ["", f"Report the last epoch. The best was chosen with the queries' {chosen_with}:",
              f"      {meaning}, mean of I2T and T2I", "bits    last    best  at epoch"]
     for bits in history[-1]:
         if bits != "epoch":
-            scores = [sum(entry[bits][kind][way][cut] for way in ("i2t", "t2i")) / 2 for entry in history]
+            scores = [sum(entry[bits][protocol][direction][measure] for direction in ("i2t", "t2i")) / 2
+                      for entry in history]
             epoch = history[int(np.argmax(scores))]["epoch"]
             lines.append(f"{bits:>4}  {scores[-1]:.4f}  {max(scores):.4f}  {epoch:8}")
     return lines
 
 
 def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
-    """A few retrievals in emoji, a line each, as far as 80 columns go; none if the data set has no emoji."""
+    """Sample retrievals (reporting/gallery.py) in emoji, one a line; nothing if the data set has no emoji.
+
+    ``queries`` is the largest number of them in each direction.
+    """
     if not gallery or "emoji" not in gallery["i2t"][0]["query"]:
         return []
     code = f"{gallery['bits']} bits" if gallery["bits"] else "real-valued"
     marks = "- has no common glyph" if gallery["i2t"][0]["items"][0]["relevant"] is None else (
         "* shares a label, - has no common glyph")
     lines = [f"Sample retrievals, {code}, unpaired ({marks}):"]
-    for way, name in (("i2t", "image"), ("t2i", "text")):
-        samples = [sample for sample in gallery[way] if sample["query"]["emoji"]]
+    for direction, name in (("i2t", "image"), ("t2i", "text")):
+        samples = [sample for sample in gallery[direction] if sample["query"]["emoji"]]
         for sample in samples[::-(-len(samples) // queries) or 1]:
-            query = sample["query"]["emoji"] if way == "i2t" else sample["query"]["text"]
+            query = sample["query"]["emoji"] if direction == "i2t" else sample["query"]["text"]
             line = f"  {name:5} {clip(query, 24)} ->"
             for item in sample["items"]:
                 more = " " + (item.get("emoji") or "-") + ("*" if item["relevant"] else " ")
-                if columns_of(line + more) > 80:  # joined emoji take several places on most terminals
+                if columns_of(line + more) > MAX_COLUMNS:  # joined emoji take several places on most terminals
                     break
                 line += more
             lines.append(line.rstrip())
@@ -108,17 +119,17 @@ def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
 
 
 def clip(text: str, columns: int) -> str:
-    """The text cut and padded to a number of terminal columns."""
+    """The text, cut or padded to fill a number of terminal columns."""
     width, kept = 0, ""
-    for sign in text:
-        size = columns_of(sign)
+    for character in text:
+        size = columns_of(character)
         if width + size > columns:
             break
-        kept, width = kept + sign, width + size
+        kept, width = kept + character, width + size
     return kept + " " * (columns - width)
 
 
 def columns_of(text: str) -> int:
-    """Terminal columns of a text: a character takes 2 where it is wide, 0 where it joins the one before."""
-    return sum(0 if unicodedata.category(sign) in ("Mn", "Me", "Cf") else
-               2 if unicodedata.east_asian_width(sign) in "WF" else 1 for sign in text)
+    """The terminal columns that a text takes: 2 for a wide character, 0 for one that joins the character before it."""
+    return sum(0 if unicodedata.category(character) in ("Mn", "Me", "Cf") else
+               2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -180,12 +180,12 @@ def test_the_charts_hold_the_numbers_of_metrics_json(tmp_path):
     _, config = stages_script.parse(settings(tmp_path, "--hash_lens", "8"))
     solver = stages_script.Observed(config)
     solver.train()
-    log = json.loads((solver.run_dir / "metrics.json").read_text())["epochs"]
+    log = json.loads((solver.files.results / "metrics.json").read_text())["epochs"]
     assert list(solver.stages) == [1, 2, 4, 5, 7, 8]
-    for axes, key in zip(stages_script.draw_epochs(solver.log, config).axes,
+    for axes, key in zip(stages_script.draw_epochs(solver.run.log, config).axes,
                          ("scale", "saturation", "quantization_error", "bit_balance")):
         assert axes.lines[0].get_ydata().tolist() == [entry[key] for entry in log]
-    np.testing.assert_allclose(stages_script.draw_epochs(solver.log, config).axes[0].lines[1].get_ydata(),
+    np.testing.assert_allclose(stages_script.draw_epochs(solver.run.log, config).axes[0].lines[1].get_ydata(),
                                np.linspace(1, 10, 8))
     for epoch, (scale, codes) in solver.stages.items():
         assert np.mean(np.abs(codes) > 0.9) == pytest.approx(log[epoch - 1]["saturation"], abs=1e-6)

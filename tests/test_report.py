@@ -93,10 +93,10 @@ def test_a_picture_that_is_gone_or_broken_is_left_out(tmp_path):
 def test_the_table_shows_the_last_figures(run):
     text = " ".join(" ".join(Page((run[0] / "report.html").read_text()).text).split())
     for bits, result in run[1]["final"].items():
-        row = [f"{result[protocol][way][cut]:.4f}" for protocol in ("unpaired", "paired") for way in ("i2t", "t2i")
-               for cut in ("map", "map@50")]
+        row = [f"{result[protocol][direction][cut]:.4f}"
+               for protocol in ("unpaired", "paired") for direction in ("i2t", "t2i") for cut in ("map", "map@50")]
         assert " ".join([bits, *row]) in text
-        recalls = [f"{value:.4f}" for way in ("i2t", "t2i") for value in result["partners"][way].values()]
+        recalls = [f"{value:.4f}" for direction in ("i2t", "t2i") for value in result["partners"][direction].values()]
         assert " ".join([bits, *recalls]) in text and len(recalls) == 6
 
 
@@ -104,22 +104,24 @@ def test_drawn_numbers_are_those_of_metrics_json(run):
     where, results, _ = run
     drawn = page.figures(results)
     assert len(drawn) == 15
-    for way, direction in page.DIRECTIONS.items():
-        lines = drawn[f"mAP@all against the epoch, {direction}"].axes[0].lines
+    for direction, name in page.DIRECTIONS.items():
+        lines = drawn[f"mAP@all against the epoch, {name}"].axes[0].lines
         for line, bits in zip(lines, ("4", "8"), strict=True):
             assert line.get_xdata().tolist() == [2, 4, 6, 8]
-            assert line.get_ydata().tolist() == [entry[bits]["unpaired"][way]["map"] for entry in results["history"]]
+            assert line.get_ydata().tolist() == [
+                entry[bits]["unpaired"][direction]["map"] for entry in results["history"]]
         for title, key in (("Precision at each recall", "precision"), ("Precision of the first N", "precision_at_n")):
-            for line, bits in zip(drawn[f"{title}, {direction}"].axes[0].lines, ("4", "8"), strict=True):
-                assert line.get_ydata().tolist() == results["curves"][bits]["unpaired"][way][key]
-    lines = [(protocol, way) for protocol in ("unpaired", "paired") for way in page.DIRECTIONS]
+            for line, bits in zip(drawn[f"{title}, {name}"].axes[0].lines, ("4", "8"), strict=True):
+                assert line.get_ydata().tolist() == results["curves"][bits]["unpaired"][direction][key]
+    lines = [(protocol, direction) for protocol in ("unpaired", "paired") for direction in page.DIRECTIONS]
     two_codes = copy.deepcopy(results)  # of a pair, as UCMFH's fusion has them
     two_codes["final"]["4"]["paired"]["t2i"] = {"map": 0.25, "map@50": 0.5}
     for made, expected in ((results, lines[:3]), (two_codes, lines)):
         for cut, title in (("map", "mAP@all"), ("map@50", "mAP@50")):
             bars = page.figures(made)[f"{title} against code length, last epoch"].axes[0].containers
-            for bar, (protocol, way) in zip(bars, expected, strict=True):
-                assert bar.lines[0].get_ydata().tolist() == [made["final"][b][protocol][way][cut] for b in ("4", "8")]
+            for bar, (protocol, direction) in zip(bars, expected, strict=True):
+                assert bar.lines[0].get_ydata().tolist() == [
+                    made["final"][bits][protocol][direction][cut] for bits in ("4", "8")]
     loss = drawn["Loss in training"].axes[0].lines[0].get_ydata()
     assert loss.tolist() == [entry["loss"] for entry in results["epochs"]]
 
@@ -137,8 +139,8 @@ def test_curves_agree_with_the_codes_of_the_checkpoint(run):
     query, retrieval = ([side.detach().numpy() for side in model(split.image, split.text)["unpaired"]]
                         for split in (data.query, data.retrieval))
     relevant = data.query.label.numpy() @ data.retrieval.label.numpy().T > 0
-    for way, asked, stored in (("i2t", query[0], retrieval[1]), ("t2i", query[1], retrieval[0])):
-        curve = results["curves"]["8"]["unpaired"][way]
+    for direction, asked, stored in (("i2t", query[0], retrieval[1]), ("t2i", query[1], retrieval[0])):
+        curve = results["curves"]["8"]["unpaired"][direction]
         assert curve["n"] == [1, 2, 5, 10, 20]
         np.testing.assert_allclose(curve["precision"][-1], np.mean(
             [hits.sum() / (distance <= distance[hits].max()).sum()  # all found: the whole of the last tie group, or ...
@@ -252,7 +254,8 @@ def test_openmoji_ends_with_retrievals_in_emoji(tmp_path, capsys):
     assert found == [(item["emoji"] or "-") + "*" * item["relevant"] for item in first["items"]][:len(found)]
     text = "\n".join(lines[start:])
     assert "Report the last epoch" in text
-    best = max(np.mean([entry["16"]["unpaired"][way]["map"] for way in ("i2t", "t2i")]) for entry in results["history"])
+    best = max(np.mean([entry["16"]["unpaired"][direction]["map"] for direction in ("i2t", "t2i")])
+               for entry in results["history"])
     assert f"{best:.4f}" in text.split("Report the last epoch")[1]
 
 
