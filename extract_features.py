@@ -119,7 +119,7 @@ def _write(arrays: dict[str, np.ndarray], attributes: dict[str, str], target: IO
 def make_openmoji(package: Path | None, out: Path) -> None:
     """The drawings of the OpenMoji package, their annotations and tags, and their groups as labels."""
     with tempfile.TemporaryDirectory() as folder:
-        rows, drawings = read_package(package or _npm_pack(Path(folder)))
+        rows, drawings = read_package(package or npm_pack(OPENMOJI, Path(folder), "--package"))
     columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
     strings = {name: [row[key] for row in rows] for name, key in columns.items()}
     strings["caption"] = [caption(row) for row in rows]
@@ -176,18 +176,21 @@ def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
     return rows, [files[name] for name in names]
 
 
-def _npm_pack(folder: Path) -> Path:
-    hint = f"get it elsewhere with `npm pack {OPENMOJI}` and give --package openmoji-17.0.0.tgz"
+def npm_pack(package: str, folder: Path, option: str) -> Path:
+    """Fetch an npm package, ``name@version``, into ``folder``; returns its .tgz. Raises InputError, which says that
+    ``option`` of the command takes the file too.
+    """
+    hint = (f"get it elsewhere with `npm pack {package}` and give {option} "
+            f"{package.lstrip('@').replace('/', '-').replace('@', '-')}.tgz")
     npm = shutil.which("npm")
     if npm is None:
-        raise InputError(f"no --package given and npm isn't installed; {hint}")
-    result = subprocess.run([npm, "pack", OPENMOJI, "--pack-destination", folder],
-                            capture_output=True, text=True)
+        raise InputError(f"no {option} given and npm isn't installed; {hint}")
+    result = subprocess.run([npm, "pack", package, "--pack-destination", folder], capture_output=True, text=True)
     packed = list(folder.glob("*.tgz"))
     if result.returncode or not packed:
         lines = [line for line in result.stderr.splitlines() if line.startswith("npm error")]
         reason = lines[0] if lines else f"exit status {result.returncode}"
-        raise InputError(f"npm pack {OPENMOJI} failed ({reason}); {hint}")
+        raise InputError(f"npm pack {package} failed ({reason}); {hint}")
     return packed[0]
 
 

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks import search_speed
+from benchmarks import records, search_speed
 from training import checkpoint
 from extraction import encoders
 from indexing import nearest
@@ -782,8 +782,11 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     out = tmp_path / "out.json"
     arguments = ["--dataset", "toy", "--data_dir", str(toy / "data"), "--checkpoint_dir", str(tmp_path), "--bits", "12",
                  "--sizes", "2000", "--out", str(out)]
-    search_speed.main(arguments)
+    monkeypatch.setattr(records, "committed", lambda module: ("c" * 40, ""))
+    search_speed.main([*arguments, "--record", "--records_dir", str(tmp_path)])
     result = json.loads(out.read_text())
+    recorded = records.read_measurement(tmp_path / "search.json")
+    assert recorded["figures"] == result["figures"] and recorded["commit"] == "c" * 40
     figures = {row["index"]: row for row in result["figures"]}
     assert tuple(figures) == search_speed.INDEXES
     for kind in ("numpy", "flat"):

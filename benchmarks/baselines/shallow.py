@@ -1,4 +1,4 @@
-"""The methods without networks: canonical correlation analysis (CCA), its rotation (CCA-ITQ), random hyperplanes (LSH)."""
+"""The methods without networks: canonical correlation analysis, its rotation (CCA-ITQ), random hyperplanes (LSH)."""
 
 from __future__ import annotations
 
