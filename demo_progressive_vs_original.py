@@ -6,7 +6,7 @@
 "Original" is the same method with --use_progressive_hash false: its codes are tanh(x) throughout. The comparison is
 printed as a table of what the quick-start guide promised beside what was measured (benchmarks/promises.py), and drawn:
 mAP against code length and epoch, precision-recall curves, and the distribution of the code values. Trainings that are
-finished are used again if their settings and data are the same. Every setting of ICMR.py can be given too. Figures, as
+finished are used again if settings, data and code are the same. Every setting of ICMR.py can be given too. Figures, as
 PNG and SVG, and comparison.json lie in <results_dir>/<dataset>/demo_progressive_vs_original/.
 """
 
@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks import promises
+from benchmarks import promises, records, trainings
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
@@ -59,28 +59,20 @@ def train_all(settings: list[str], seeds: list[int]) -> dict[str, list[dict]]:
             folder = Path(base.results_dir) / dataset.name / run_name
             config = ICMR.Config(**{**vars(base), "seed": seed, "use_progressive_hash": progressive,
                                     "run_name": run_name, "checkpoint_dir": str(folder / "checkpoints")})
-            found = finished(folder, config, dataset.fingerprint)
+            found, _ = trainings.finished(folder / "metrics.json", vars(config), dataset.fingerprint,
+                                          records.code_digest("ICMR"))
             runs[kind].append(found or train(folder, config))
             print(f"{kind}, seed {seed}: {'found' if found else 'trained'}, {folder}", flush=True)
     return runs
 
 
-def finished(folder: Path, config: ICMR.Config, fingerprint: str) -> dict | None:
-    """The metrics in ``folder``, if they are those of a run with these very settings on this very data."""
-    try:
-        found = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        same = found["config"] == vars(config) and found["fingerprint"] == fingerprint and found["curves"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return found if same else None
-
-
 def train(folder: Path, config: ICMR.Config) -> dict:
     """Train with what ICMR.py prints going to ``training.log`` in the folder of the run."""
     check_writable(folder, "results_dir")
+    stamp = trainings.stamp(records.OURS, vars(config))
     with open(folder / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
-        ICMR.Solver(config).train()
-    return json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        results = ICMR.Solver(config).train()
+    return trainings.keep(folder / "metrics.json", results, stamp)
 
 
 # --- measuring ----------------------------------------------------------------------------------------------------

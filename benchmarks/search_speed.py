@@ -2,6 +2,7 @@
 
     python benchmark.py search --sizes 100000 1000000 --bits 64 128
     python benchmark.py search --sizes 10000000 --bits 64 --indexes numpy flat ivf hash
+    python benchmark.py search --record          # also write docs/results/search.json, for the documents
 
 The codes are real ones with noise, as no data set with this project has millions of items: each is the code of an
 image of the data set's retrieval split with every bit flipped with probability ``--noise``; queries are made the same
@@ -32,6 +33,7 @@ import torch
 from training import checkpoint
 from indexing import nearest
 import metric
+from benchmarks import records
 from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import check_writable, write_atomically
 from indexing.index import Index, load_model
@@ -231,6 +233,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_search.json"),
                         help="figures; the table goes beside it as .md (default: results/benchmark_search.json)")
+    parser.add_argument("--record", action="store_true", help="also write the figures to records_dir/search.json")
+    parser.add_argument("--records_dir", default=records.RESULTS, help=f"default: {records.RESULTS}")
     options = parser.parse_args(argv)
     if min(options.sizes) < BATCH:
         raise InputError(f"--sizes {min(options.sizes)}: expected {BATCH:,} or more")
@@ -250,9 +254,10 @@ def main(argv: list[str] | None = None) -> dict:
     paths = {bits: Path(options.checkpoint_dir) / "hash" / f"{name}_hash_{bits}.pth" for bits in options.bits}
     for path in paths.values():
         checkpoint.check_exists(path)
+    origin = records.measurement_origin("benchmarks.search_speed") if options.record else {}
     check_writable(options.out.parent, "out")
     result = {"dataset": name, "noise": options.noise, "seed": options.seed, "topk": TOPK,
-              "cpu": cpu(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
+              "cpu": records.cpu_name(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
               "faiss": faiss.__version__, "numpy": np.__version__,
               "limits": limits([-(-bits // 8) for bits in options.bits]), "encoded_per_second": {}, "figures": []}
     for bits, path in paths.items():
@@ -266,6 +271,8 @@ def main(argv: list[str] | None = None) -> dict:
     lines = table(result)
     write_atomically(options.out.with_suffix(".md"), lambda file: file.write("\n".join(lines) + "\n"), "w")
     print("\n".join(lines))
+    if options.record:
+        print(records.write_measurement(Path(options.records_dir) / "search.json", origin, result))
     print(options.out)
     return result
 
@@ -296,14 +303,6 @@ def measure_all(options: argparse.Namespace, bits: int, size: int, base: np.ndar
             print(f"{bits} bits, {size:,} codes, {kind}: {per_second['1']:,.1f} queries/s one at a time, recall@10 "
                   f"{row['recall@10']:.3f}", flush=True)
     return rows
-
-
-def cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 if __name__ == "__main__":

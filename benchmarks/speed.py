@@ -3,6 +3,7 @@
     python benchmark.py speed                # everything: about five minutes on two cores
     python benchmark.py speed --quick        # a small version of each measurement
     python benchmark.py speed --accuracy 5   # also the mAP of the fast path against separate float32 runs, 5 seeds
+    python benchmark.py speed --record       # also write docs/results/speed.json, for the documents
 
 Reference and ours are measured in turns on the same arrays, and each figure is the median over the turns. The
 reference is timed on some steps of an epoch and some queries of an evaluation, and scaled to the whole: both are loops
@@ -27,13 +28,14 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import ICMR
 import metric
+from benchmarks import records
+from benchmarks.baselines import ucmfh
+from benchmarks.reference import ReferenceTraining, reference_map
 from common.errors import InputError, Parser, exit_on_bad_input
 from evaluation import WAYS, encode, rankings
 from common.atomic_files import check_writable, write_atomically
@@ -41,77 +43,6 @@ from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
 from training.precision import now
 
 LENGTHS = (16, 32, 64, 128)
-UCMFH = dict(fusion="transformer", hidden=4096, batch_norm=False, centre=False, noise=0.0, structure_start=0.0,
-             structure_end=0.0, temperature=0.5)  # the settings under which ICMR.py trains what UCMFH trains
-
-
-# --- the reference: what UCMFH computes, in the plainest way ----------------------------------------------------------
-
-
-class Reference(nn.Module):
-    """UCMFH's networks for one code length: two Transformer layers over the pair as one token, two heads."""
-
-    def __init__(self, width: int, bits: int):
-        super().__init__()
-        layer = nn.TransformerEncoderLayer(2 * width, nhead=4, dim_feedforward=2048, dropout=0.1, batch_first=False)
-        self.fusion = nn.TransformerEncoder(layer, num_layers=2, enable_nested_tensor=False)
-        self.heads = nn.ModuleList(nn.Sequential(nn.Linear(width, 4096), nn.ReLU(), nn.Dropout(0.3),
-                                                 nn.Linear(4096, bits), nn.Tanh()) for _ in ("image", "text"))
-
-    def forward(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Fused image and text (n, width) and their codes (n, bits)."""
-        token = torch.cat([image, text], dim=1)[None]  # a sequence of one for each of the n pairs
-        fused = functional.normalize(self.fusion(token)[0], dim=1).chunk(2, dim=1)
-        return *fused, *(head(side) for head, side in zip(self.heads, fused))
-
-
-def reference_loss(image: Tensor, text: Tensor, temperature: float = 0.5) -> Tensor:
-    """NT-Xent with every cosine from a broadcast (2B, 2B, d), sum and all."""
-    z = torch.cat([image, text])
-    similarity = torch.exp(functional.cosine_similarity(z[:, None], z[None], dim=2) / temperature)
-    partner = torch.cat([similarity.diagonal(len(image)), similarity.diagonal(-len(image))])
-    others = similarity.sum(dim=1) - similarity.diagonal()
-    return -torch.log(partner / others).mean()
-
-
-class ReferenceTraining:
-    """Training of the reference on batches that worker processes of a DataLoader bring."""
-
-    def __init__(self, split: Split, bits: int, batch: int, device: torch.device, workers: int):
-        self.model = Reference(split.image.shape[1], bits).to(device).train()
-        self.optimizer = torch.optim.Adam([{"params": self.model.fusion.parameters(), "lr": 1e-4},
-                                           {"params": self.model.heads.parameters(), "lr": 1e-3}], betas=(0.5, 0.999))
-        self.loader = DataLoader(TensorDataset(split.image, split.text), batch, shuffle=True, drop_last=True,
-                                 num_workers=workers)
-        self.device = device
-
-    def seconds(self, steps: int) -> float:
-        """Seconds an epoch, from its first ``steps`` steps, without the start of the workers."""
-        batches = iter(self.loader)
-        first = [next(batches)]
-        started = now(self.device)
-        for step in range(min(steps, len(self.loader))):
-            image, text = (side.to(self.device) for side in (first.pop() if first else next(batches)))
-            fused_image, fused_text, image_code, text_code = self.model(image, text)
-            loss = reference_loss(fused_image, fused_text) + 0.5 * reference_loss(image_code, text_code)
-            self.optimizer.zero_grad()
-            loss.backward()
-            self.optimizer.step()
-            loss.item()
-        return (now(self.device) - started) / (step + 1) * len(self.loader)
-
-
-def reference_map(query: np.ndarray, retrieval: np.ndarray, query_labels: np.ndarray,
-                  retrieval_labels: np.ndarray) -> float:
-    """mAP@all of +-1 codes, a sort for each query, ties in whatever order the sort leaves them."""
-    total = 0.0
-    for code, label in zip(query, query_labels):
-        relevant = retrieval_labels @ label > 0
-        distance = 0.5 * (len(code) - retrieval @ code)
-        places = np.flatnonzero(relevant[np.argsort(distance)]) + 1
-        if len(places):
-            total += np.mean(np.arange(1, len(places) + 1) / places)
-    return total / len(query)
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -170,7 +101,7 @@ def epoch(made: ICMR.Solver) -> Callable[[], float]:
 def training(dataset: str, folder: str, turns: int, steps: int, workers: int, common: dict) -> dict:
     """Seconds an epoch: the reference at each length; ours with UCMFH's networks and with the default ones."""
     four = solver(dataset, folder, **common)
-    ours = {f"ours, UCMFH's networks, {bits} bits": solver(dataset, folder, hash_lens=bits, **UCMFH, **common)
+    ours = {f"ours, UCMFH's networks, {bits} bits": solver(dataset, folder, hash_lens=bits, **ucmfh.WHOLE, **common)
             for bits in ([128], [16, 32, 64, 128])}
     ours |= {"ours, 128 bits": solver(dataset, folder, hash_lens=[128], **common), "ours, four lengths": four}
     split = four.data.train
@@ -260,7 +191,7 @@ def peak(work: str, items: int, queries: int, common: dict) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         save_hdf5(arrays(256, 100, 500, 512, 10), Path(folder) / "small.h5")
-        settings = UCMFH if "UCMFH" in work else {}
+        settings = ucmfh.WHOLE if "UCMFH" in work else {}
         made = solver(str(Path(folder) / "small.h5"), folder, hash_lens=[128], **settings, **common)
         if work.startswith("reference"):
             training = ReferenceTraining(made.data.train, 128, made.config.batch_size, made.device, workers=0)
@@ -398,9 +329,14 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--precision", default="auto", help="of ours: auto, float32 or bfloat16")
     parser.add_argument("--results_dir", default="results", help="where speed.json goes (default: results)")
+    parser.add_argument("--record", action="store_true", help="also write the figures to records_dir/speed.json")
+    parser.add_argument("--records_dir", default=records.RESULTS, help=f"default: {records.RESULTS}")
     options = parser.parse_args(argv)
     if options.turns < 1 or options.accuracy < 0 or options.epoch < 1:
         raise InputError("--turns and --epoch: expected 1 or more; --accuracy: 0 or more")
+    if options.record and options.quick:
+        raise InputError("--record: --quick is a look, not a measurement; leave one of them out")
+    origin = records.measurement_origin("benchmarks.speed") if options.record else {}
     check_writable(options.results_dir, "results_dir")
     common: dict = dict(device=options.device, precision=options.precision)
     if options.quick:
@@ -433,11 +369,13 @@ def main(argv: list[str] | None = None) -> dict:
         results["ratios"] = dict(ratios(results))
         results["environment"] = ICMR.environment(made.device) | {
             "precision": made.precision, "bfloat16_speedup": made.speedup, "cores": os.cpu_count(),
-            "load_before": load_before, "load_after": os.getloadavg()[0]}
+            "cpu": records.cpu_name(), "load_before": load_before, "load_after": os.getloadavg()[0]}
     for line in table(results):
         print(line)
     path = Path(options.results_dir) / "speed.json"
     write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
+    if options.record:
+        print(records.write_measurement(Path(options.records_dir) / "speed.json", origin, results))
     print(path)
     return results
 

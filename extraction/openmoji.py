@@ -6,8 +6,6 @@ import argparse
 import io
 import json
 import re
-import shutil
-import subprocess
 import tarfile
 import tempfile
 import zlib
@@ -17,6 +15,7 @@ from typing import TYPE_CHECKING
 from common.errors import InputError
 from extraction.dataset_file import make_dataset, split
 from extraction.encoders import IMAGE_SIZE, optional
+from extraction.npm import npm_pack
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def extract(package: Path | None, out: Path) -> None:
     """Make the data set ``out`` of the npm package (a folder or .tgz; None fetches it with npm). Raises InputError."""
     with tempfile.TemporaryDirectory() as folder:
-        rows, drawings = read_package(package or fetch_package(Path(folder)))
+        rows, drawings = read_package(package or npm_pack(PACKAGE, Path(folder), "--package"))
     columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
     strings = {name: [row[key] for row in rows] for name, key in columns.items()}
     strings["caption"] = [caption(row) for row in rows]
@@ -98,19 +97,3 @@ def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
     if missing := [name for name in names if name not in files]:
         raise InputError(f"{package}: {len(missing)} drawings are missing, the first is {missing[0]}")
     return rows, [files[name] for name in names]
-
-
-def fetch_package(folder: Path) -> Path:
-    """Fetch the npm package into ``folder``; returns the path of its .tgz. Raises InputError if npm can't."""
-    hint = f"get it elsewhere with `npm pack {PACKAGE}` and give --package openmoji-17.0.0.tgz"
-    npm = shutil.which("npm")
-    if npm is None:
-        raise InputError(f"no --package given and npm isn't installed; {hint}")
-    result = subprocess.run([npm, "pack", PACKAGE, "--pack-destination", folder],
-                            capture_output=True, text=True)
-    packed = list(folder.glob("*.tgz"))
-    if result.returncode or not packed:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("npm error")]
-        reason = lines[0] if lines else f"exit status {result.returncode}"
-        raise InputError(f"npm pack {PACKAGE} failed ({reason}); {hint}")
-    return packed[0]

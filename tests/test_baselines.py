@@ -1,4 +1,4 @@
-"""benchmarks/baselines.py and training/cca.py: each part against its formula, and every method on pairs that it has to tell apart."""
+"""benchmarks/baselines and training/cca.py: each part against its formula, every method on pairs to tell apart."""
 
 from __future__ import annotations
 

@@ -1,12 +1,15 @@
 """The benchmark: what it trains, keeps and writes; and the gain that progressive hashing must not lose."""
 
 import contextlib
+import dataclasses
 import io
 import json
 import multiprocessing
 import os
 import statistics
-from concurrent.futures import ProcessPoolExecutor
+import sys
+import tarfile
+from concurrent.futures import Future, ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +20,9 @@ from sklearn.datasets import load_digits
 import benchmark
 import ICMR
 import metric
+from benchmarks import baselines, check, datasets, records, tables, trainings
 from benchmarks.baselines import METHODS
+from benchmarks.studies import DEFAULT, OFF, STUDIES
 from load_data import load_dataset
 from toy import write_toy
 
@@ -33,6 +38,24 @@ def one_thread():
     torch.set_num_threads(before)
 
 
+class Here:
+    """Stands in for the processes that train: what it is given is done at once, in this one."""
+
+    def __init__(self, processes, context):
+        pass
+
+    def submit(self, function, *arguments):
+        done = Future()
+        try:
+            done.set_result(function(*arguments))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+    def shutdown(self, **more):
+        pass
+
+
 @pytest.fixture
 def folder(tmp_path):
     return write_toy(tmp_path, pairs=90, queries=20, text_width=6)
@@ -44,21 +67,21 @@ def arguments(folder, *more):
 
 
 def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
-    methods = ["--methods", "CCA-ITQ", benchmark.OFF, benchmark.DEFAULT]
+    methods = ["--methods", "CCA-ITQ", OFF, DEFAULT]
     toy = ["--seeds", "2", *methods]
     with pytest.raises(SystemExit) as stop:  # the default batch doesn't fit 70 pairs
-        benchmark.main(arguments(folder, "--seeds", "1", "--methods", benchmark.DEFAULT))
+        benchmark.main(arguments(folder, "--seeds", "1", "--methods", DEFAULT))
     assert stop.value.code == 2 and "--batch_size" in capsys.readouterr().err
 
-    monkeypatch.setitem(benchmark.STUDIES, "methods", {
-        benchmark.OFF: {"use_progressive_hash": False, "batch_size": 16, "hidden": 8},
-        benchmark.DEFAULT: {"batch_size": 16, "hidden": 8}})
+    monkeypatch.setitem(STUDIES, "methods", {
+        OFF: {"use_progressive_hash": False, "batch_size": 16, "hidden": 8},
+        DEFAULT: {"batch_size": 16, "hidden": 8}})
     output = benchmark.main(arguments(folder, *toy))
     first = capsys.readouterr().out
     assert "8 trainings, 0 of them found finished" in first
     found = output["toy"]["methods"]
     assert {label: {bits: len(entries) for bits, entries in lengths.items()} for label, lengths in found.items()} == {
-        label: {"4": 2, "6": 2} for label in ("CCA-ITQ", benchmark.OFF, benchmark.DEFAULT)}
+        label: {"4": 2, "6": 2} for label in ("CCA-ITQ", OFF, DEFAULT)}
 
     # the same figures as from ICMR.py and from the method itself
     with contextlib.redirect_stdout(io.StringIO()):
@@ -67,7 +90,7 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
                           "--eval_every", "1", "--precision", "float32", "--device", "cpu", "--batch_size", "16",
                           "--hidden", "8", "--seed", "1"])
     for bits in ("4", "6"):
-        entry = found[benchmark.DEFAULT][bits][1]
+        entry = found[DEFAULT][bits][1]
         assert {name: entry[name] for name in ours["final"][bits]} == ours["final"][bits]
     data = load_dataset("toy", folder / "data")
     method = METHODS["CCA-ITQ"](4, seed=1)
@@ -88,15 +111,18 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
 
     # nothing is trained twice; other settings are
     monkeypatch.setattr(benchmark, "draw", lambda *found: [])
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
     assert benchmark.main(arguments(folder, *toy)) == output
-    printed = capsys.readouterr()
-    assert "8 trainings, 8 of them found finished" in printed.out and "other code" not in printed.err
-    with monkeypatch.context() as changed:
-        changed.setattr(benchmark, "code_digest", lambda: "of another version")
-        benchmark.main(arguments(folder, *toy))
-    assert "8 of them were trained by other code" in capsys.readouterr().err
+    assert "8 trainings, 8 of them found finished\n" in capsys.readouterr().out
     benchmark.main(arguments(folder, "--seeds", "1", "--epoch", "2", *methods))
     assert "4 trainings, 2 of them found finished" in capsys.readouterr().out
+    path = where / "CCA-ITQ-4-seed0" / "result.json"
+    path.write_text(path.read_text()[:100])
+    path = where / "CCA-ITQ-6-seed0" / "result.json"
+    path.write_text(path.read_text().replace('"code": "', '"code": "0'))
+    benchmark.main(arguments(folder, "--seeds", "1", "--methods", "CCA-ITQ"))
+    assert ("2 trainings, 0 of them found finished; 2 are trained again: 1 damaged or of an older version, 1 trained "
+            "by other code\n") in capsys.readouterr().out
     assert not list(folder.rglob("*.pth")) or all(path.parts[-3] == "c" for path in folder.rglob("*.pth"))
 
 
@@ -111,7 +137,7 @@ def test_figures_beside_the_map_are_those_of_single_modalities(folder):
             return torch.tanh(text[:, 1:5] if image is None else image[:, :4] - 0.5)
 
     data = load_dataset("toy", folder / "data")
-    found, curves = benchmark.figures(Method(), data)
+    found, curves = baselines.evaluate(Method(), data)
     images, texts = (torch.tanh(side).numpy() for side in (data.query.image[:, :4], data.query.text[:, 1:5]))
     assert found["partners"] == metric.partner_recall(metric.sign_codes(images), metric.sign_codes(texts))
     assert found["partners"]["i2t"] != found["partners"]["t2i"]
@@ -126,19 +152,20 @@ def test_trainings_at_a_time(folder, monkeypatch, device, more, processes):
     class Asked(Exception):
         pass
 
-    def run_all(jobs, fingerprints, number):
+    def run_all(jobs, results, number):
         assert number == (os.cpu_count() if processes == "cores" else processes)
         raise Asked
 
     monkeypatch.setattr(ICMR, "choose_device", lambda name: torch.device(device))
-    monkeypatch.setattr(benchmark, "run_all", run_all)
+    monkeypatch.setattr(trainings, "run_all", run_all)
     without = arguments(folder)
     without = without[:without.index("--jobs")]
     with pytest.raises(Asked):
         benchmark.main([*without, *more])
 
 
-def test_what_a_method_cannot_do_is_said_in_the_table(folder, capsys):
+def test_what_a_method_cannot_do_is_said_in_the_table(folder, capsys, monkeypatch):
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
     output = benchmark.main(arguments(folder, "--seeds", "1", "--hash_lens", "4", "8", "--methods", "CCA", "LSH"))
     assert list(output["toy"]["skipped"]) == ["CCA, 8 bits"]  # the texts have 6 dimensions
     assert "- CCA, 8 bits: " in capsys.readouterr().out
@@ -148,12 +175,237 @@ def test_what_a_method_cannot_do_is_said_in_the_table(folder, capsys):
 @pytest.mark.parametrize("wrong, complaint", [
     (["--seeds", "0"], "--seeds"), (["--methods", "mine"], "mine"), (["--datasets", "nowhere"], "nowhere"),
     (["--epoch", "0"], "--epoch"), (["--hash_lens", "0"], "--hash_lens"), (["nothing"], "nothing"),
-    (["--jobs", "0"], "--jobs")])
+    (["--jobs", "0"], "--jobs"), (["speed"], "give it first")])
 def test_bad_arguments_end_in_one_line(folder, capsys, wrong, complaint):
     with pytest.raises(SystemExit) as stop:
         benchmark.main(arguments(folder, *wrong))
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.count("\n") == 1 and complaint in error
+
+
+# --- records and what is made of them -----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def committed(monkeypatch):
+    """The code counts as committed."""
+    monkeypatch.setattr(records, "committed", lambda module: ("c" * 40, ""))
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
+
+
+@pytest.fixture
+def recorded(folder, committed, monkeypatch):
+    """Records of one other method and of ours, two seeds each."""
+    monkeypatch.setitem(STUDIES, "methods", {DEFAULT: {"batch_size": 16, "hidden": 8}})
+    monkeypatch.setattr(benchmark, "draw", lambda *found: [])
+    benchmark.main(arguments(folder, "--seeds", "2", "--methods", "CCA-ITQ", "CCA", DEFAULT, "--hash_lens", "4", "8",
+                             *recording(folder)))
+    return folder
+
+
+def recording(folder):
+    return ["--record", "--records_dir", str(folder / "records")]
+
+
+def test_what_is_recorded_is_what_was_trained(recorded):
+    ours = records.read(recorded / "records" / "toy" / "ours.jsonl")
+    data = load_dataset("toy", recorded / "data")
+    for seed, record in enumerate(ours):
+        result = json.loads((next((recorded / "results").rglob(f"*hidden=8*-seed{seed}")) / "result.json").read_text())
+        assert record["seed"] == seed and record["bits"] is None and record["hash_lens"] == [4, 8]
+        assert {name: value for name, value in record["settings"].items() if name != "precision"} == {
+            "batch_size": 16, "epoch": 3, "hidden": 8}
+        assert record["fingerprint"] == data.fingerprint and record["commit"] == "c" * 40
+        assert record["code"] == records.code_digest("ICMR") == result["code"]
+        assert record["sizes"] == {"train": 70, "query": 20, "retrieval": 70}
+        for bits in ("4", "8"):
+            for direction in ("i2t", "t2i"):
+                assert record["final"][bits]["paired"][direction]["map@50"] == pytest.approx(
+                    result["final"][bits]["paired"][direction]["map@50"], abs=1e-6)
+            assert record["history"]["map"][bits][-1] == pytest.approx(np.mean(
+                [figures["map"] for figures in result["final"][bits]["unpaired"].values()]), abs=1e-5)
+        assert record["history"]["epoch"] == [1, 2, 3]
+        assert record["loss"] == pytest.approx([epoch["loss"] for epoch in result["epochs"]], rel=1e-5)
+    others = records.read(recorded / "records" / "toy" / "CCA.jsonl")
+    assert [(record["bits"], record["hash_lens"], "skipped" in record) for record in others] == [
+        (4, [4], False), (4, [4], False), (8, [8], True), (8, [8], True)]
+    assert others[0]["settings"] == {} and others[0]["code"] == records.code_digest("benchmarks.baselines")
+
+
+def test_recording_again_takes_the_place_of_the_same_trainings(recorded, capsys):
+    path = recorded / "records" / "toy" / "ours.jsonl"
+    before = path.read_text()
+    more = ["--methods", DEFAULT, "--hash_lens", "4", "8", *recording(recorded)]
+    benchmark.main(arguments(recorded, "--seeds", "2", *more))
+    assert path.read_text() == before and str(path) in capsys.readouterr().out
+    benchmark.main(arguments(recorded, "--seeds", "1", "--epoch", "2", "--eval_every", "2", *more))
+    assert [record["settings"]["epoch"] for record in records.read(path)] == [2, 3, 3]
+
+
+def test_eval_every_is_no_difference_between_records(recorded):
+    benchmark.main(arguments(recorded, "--seeds", "1", "--methods", DEFAULT, "--hash_lens", "4", "8", "--eval_every",
+                             "3", *recording(recorded)))
+    histories = [record["history"]["epoch"] for record in
+                 records.read(recorded / "records" / "toy" / "ours.jsonl")]
+    assert histories == [[3], [1, 2, 3]]
+
+
+def test_code_that_is_not_committed_is_not_recorded(folder, capsys, monkeypatch):
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
+    monkeypatch.setattr(records, "committed", lambda module: (None, "uncommitted changes in loss.py"))
+    one = arguments(folder, "--seeds", "1", "--methods", "LSH", "--hash_lens", "4")
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main([*one, *recording(folder)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and "uncommitted changes in loss.py" in error
+    assert not list((folder / "results").rglob("result.json"))
+    benchmark.main(one)
+    capsys.readouterr()
+    monkeypatch.setattr(records, "committed", lambda module: ("c" * 40, ""))
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main([*one, *recording(folder)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "1 finished trainings are of code that was not committed" in error
+    assert not list((folder / "records").rglob("*.jsonl"))
+
+
+def check_arguments(folder, *more):
+    return ["check", "--records_dir", str(folder / "records"), "--data_dir", str(folder / "data"), "--device", "cpu",
+            "--jobs", "1", *more]
+
+
+def test_a_check_trains_again_and_finds_the_same(recorded, capsys):
+    before = {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()}
+    rows = benchmark.main(check_arguments(recorded, "--count", "9"))
+    assert len(rows) == 6 and all(row["difference"] < 1e-3 and row["same"] and not row["other_code"] for row in rows)
+    assert {path: path.read_bytes() for path in recorded.rglob("*") if path.is_file()} == before
+    capsys.readouterr()
+    chosen = [benchmark.main(check_arguments(recorded, "--count", "1", "--seed", seed))[0]["record"]
+              for seed in ("1", "1", "2", "3", "4")]
+    assert chosen[0] == chosen[1] and len(set(chosen)) > 1
+
+
+def test_a_check_finds_what_differs_and_says_what_is_of_other_code(recorded, capsys):
+    path = recorded / "records" / "toy" / "ours.jsonl"
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines[0]["final"]["8"]["unpaired"]["i2t"]["map"] *= 0.5
+    lines[0]["code"] = lines[1]["code"] = "0" * 64
+    path.write_text(json.dumps(lines[0]) + "\n")  # a seed alone: 1 point is allowed
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(check_arguments(recorded, "--method", "ours"))
+    printed = capsys.readouterr().out
+    assert stop.value.code == 1 and "DIFFERS  recorded by other code" in printed and "one seed" in printed
+
+
+@pytest.mark.parametrize("wrong, complaint", [
+    (["--count", "0"], "--count"), (["--seed", "-1"], "--seed"), (["--method", "mine"], "no such record"),
+    (["--data_dir", "nowhere"], "nowhere")])
+def test_a_check_refuses_in_one_line(recorded, capsys, wrong, complaint):
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(check_arguments(recorded, *wrong))
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and complaint in error
+
+
+def test_a_check_wants_the_very_data(recorded, capsys):
+    path = recorded / "records" / "toy" / "ours.jsonl"
+    path.write_text("".join(json.dumps(json.loads(line) | {"fingerprint": "0" * 64}) + "\n"
+                            for line in path.read_text().splitlines()))
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(check_arguments(recorded, "--method", "ours"))
+    assert stop.value.code == 2 and "expected the same data" in capsys.readouterr().err
+
+
+def test_the_spread_is_over_the_seeds_of_one_training():
+    def record(seed, value, **settings):
+        figures = {direction: {"map": value} for direction in ("i2t", "t2i")}
+        return {"dataset": "toy", "method": "ours", "fingerprint": "", "settings": settings, "bits": None,
+                "hash_lens": [4], "seed": seed, "final": {"4": {"unpaired": figures}}}
+
+    known = [record(0, 0.50), record(1, 0.52), record(0, 0.9, epoch=2)]
+    assert check.spread(known[0], known) == pytest.approx(2**0.5)
+    assert check.spread(known[2], known) is None
+
+
+# --- data ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_digits_are_made_as_the_records_have_them(tmp_path, capsys, monkeypatch):
+    benchmark.main(["data", "digits", "--data_dir", str(tmp_path)])
+    printed = capsys.readouterr()
+    made = load_dataset("digits", tmp_path)
+    assert made.fingerprint == datasets.RECIPES["digits"].fingerprint and made.fingerprint in printed.out
+    assert printed.err == "" and len(made.train) == len(made.retrieval) == 1497
+    digit = load_digits().images[made.query.index[0]]
+    assert np.array_equal(np.hstack([made.query.image[0].reshape(8, 4), made.query.text[0].reshape(8, 4)]), digit)
+
+    monkeypatch.setitem(datasets.RECIPES, "digits", dataclasses.replace(datasets.RECIPES["digits"], fingerprint="0"))
+    benchmark.main(["data", "digits", "--data_dir", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert error.startswith("warning: ") and error.count("\n") == 1 and "fingerprint 0" in error
+
+
+def test_the_data_sets_are_listed(capsys):
+    benchmark.main(["data"])
+    printed = capsys.readouterr().out
+    assert load_dataset("openmoji", ROOT / "data").fingerprint in printed
+    assert all(f"{name:9} {recipe.pairs:5,}" in printed for name, recipe in datasets.RECIPES.items())
+
+
+def icon_package(path, version="7.3.1", **replaced):
+    count = datasets.QUERIES + 5
+    files = {"package.json": json.dumps({"name": "@fortawesome/fontawesome-free", "version": version}),
+             "metadata/icons.yml": "".join(f"'i{n}':\n  label: Icon {n}\n  search:\n    terms:\n      - '{n}'\n"
+                                           for n in range(count)) + "none:\n  label: No category\n",
+             "metadata/categories.yml": "a:\n  label: A\n  icons: [" + ", ".join(f"i{n}" for n in range(count)) +
+                                        "]\nb:\n  label: B\n  icons: [i1]\n"}
+    files |= {f"svgs/solid/{name}.svg": f"<svg id='{name}'/>" for name in
+              (*(f"i{n}" for n in range(1, count)), "none")}  # i0 is not a solid one
+    with tarfile.open(path, "w:gz") as archive:
+        for name, text in (files | replaced).items():
+            member = tarfile.TarInfo(f"package/{name}")
+            member.size = len(text.encode())
+            archive.addfile(member, io.BytesIO(text.encode()))
+    return path
+
+
+def test_the_icons_of_a_package_are_those_that_are_solid_and_have_a_category(tmp_path):
+    pytest.importorskip("yaml", reason="not installed (requirements-extract.txt)")
+    icons = datasets.read_icons(icon_package(tmp_path / "icons.tgz"))
+    assert len(icons) == datasets.QUERIES + 4
+    assert icons[0] == datasets.Icon("i1", "Icon 1, 1", ["A", "B"], "<svg id='i1'/>")
+
+
+@pytest.mark.parametrize("more, complaint", [
+    ({"version": "6.0.0"}, "fontawesome-free@6.0.0; expected"), ({"metadata/icons.yml": "a: ["}, "not the npm package"),
+    ({"metadata/icons.yml": "a: {}"}, "0 solid icons"), ({"metadata/categories.yml": "a: 3"}, "not the npm package")])
+def test_another_package_is_refused_in_one_line(tmp_path, capsys, monkeypatch, more, complaint):
+    pytest.importorskip("yaml", reason="not installed (requirements-extract.txt)")
+    monkeypatch.setattr(datasets, "optional", lambda module: __import__(module) if module == "yaml" else None)
+    archive = icon_package(tmp_path / "icons.tgz", **more)
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(["data", "icons", "--archive", str(archive), "--data_dir", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and complaint in error
+    assert not (tmp_path / "icons" / "icons.h5").exists()
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    (["openmoji"], "comes with the code"), (["letters"], "letters"), (["digits", "--archive", "x.tgz"], "--archive")])
+def test_data_that_cannot_be_made_is_one_line(tmp_path, capsys, arguments, complaint):
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(["data", *arguments, "--data_dir", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and complaint in error
+
+
+def test_a_missing_package_for_the_icons_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "yaml", None)
+    with pytest.raises(SystemExit) as stop:
+        benchmark.main(["data", "icons", "--data_dir", str(tmp_path)])
+    assert stop.value.code == 2 and "pip install -r requirements-extract.txt" in capsys.readouterr().err
 
 
 def last_evaluation(folder, progressive):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import load_data
 import metric
 import search
-from benchmarks import search_speed
+from benchmarks import records, search_speed
 from common.errors import InputError
 from extraction import encoders
 from indexing import encoding, nearest
@@ -800,8 +800,11 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     out = tmp_path / "out.json"
     arguments = ["--dataset", "toy", "--data_dir", str(toy / "data"), "--checkpoint_dir", str(tmp_path), "--bits", "12",
                  "--sizes", "2000", "--out", str(out)]
-    search_speed.main(arguments)
+    monkeypatch.setattr(records, "committed", lambda module: ("c" * 40, ""))
+    search_speed.main([*arguments, "--record", "--records_dir", str(tmp_path)])
     result = json.loads(out.read_text())
+    recorded = records.read_measurement(tmp_path / "search.json")
+    assert recorded["figures"] == result["figures"] and recorded["commit"] == "c" * 40
     figures = {row["index"]: row for row in result["figures"]}
     assert tuple(figures) == search_speed.INDEXES
     for kind in ("numpy", "flat"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import speed
+from benchmarks import records, reference, speed
 import ICMR
 import load_data
 import metric
@@ -169,7 +169,7 @@ def test_the_same_command_gives_the_same_weights_however_busy_the_machine_is(sma
 def test_the_references_loss_is_ours():
     torch.manual_seed(0)
     image, text = torch.randn(7, 5, dtype=torch.float64), torch.randn(7, 5, dtype=torch.float64)
-    assert speed.reference_loss(image, text).item() == pytest.approx(
+    assert reference.reference_loss(image, text).item() == pytest.approx(
         ContrastiveLoss(temperature=0.5)(image, text).item(), rel=1e-12)
 
 
@@ -181,7 +181,7 @@ def test_the_references_map_is_ours_where_nothing_ties():
         flipped = np.arange(60) < np.arange(61)[:, None]  # item j differs in j bits
         retrieval = np.where(flipped, -query[row], query[row])[random.permutation(61)]
         one = query[row:row + 1], retrieval, labels[0][row:row + 1], labels[1]
-        assert speed.reference_map(*one) == pytest.approx(metric.mean_average_precision(*one), rel=1e-12)
+        assert reference.reference_map(*one) == pytest.approx(metric.mean_average_precision(*one), rel=1e-12)
 
 
 def test_the_benchmark_runs(tmp_path, capsys, monkeypatch):
@@ -193,7 +193,12 @@ def test_the_benchmark_runs(tmp_path, capsys, monkeypatch):
     assert {"training", "evaluation", "growth", "memory", "utilisation", "environment"} <= results.keys()
 
 
-def test_the_benchmark_refuses_bad_options_in_one_line(tmp_path, capsys):
+@pytest.mark.parametrize("wrong, complaint", [(["--turns", "0"], "--turns"), (["--quick", "--record"], "--quick"),
+                                              (["--record"], "uncommitted changes in loss.py")])
+def test_the_benchmark_refuses_in_one_line(tmp_path, capsys, monkeypatch, wrong, complaint):
+    monkeypatch.setattr(records, "committed", lambda module: (None, "uncommitted changes in loss.py"))
     with pytest.raises(SystemExit) as stop:
-        speed.main(["--turns", "0", "--results_dir", str(tmp_path)])
-    assert stop.value.code == 2 and "--turns" in capsys.readouterr().err
+        speed.main([*wrong, "--results_dir", str(tmp_path)])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.count("\n") == 1 and complaint in error
+    assert not list(tmp_path.iterdir())
