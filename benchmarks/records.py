@@ -88,10 +88,10 @@ def make(result: dict, *, dataset: str, method: str, bits: int | None, settings:
 
 def origin(result: dict) -> dict:
     """Which code and machine a result is from, with the keys that every record has."""
-    environment = result["environment"]
+    environment = {"processes": 1, **result["environment"]}
     return {**{key: result[key] for key in ("commit", "code", "date")},
             "versions": {key: environment[key] for key in ("python", "torch", "numpy")},
-            "machine": {"processes": 1, **{key: environment[key] for key in _ORIGIN["machine"] if key in environment}}}
+            "machine": {key: environment[key] for key in _ORIGIN["machine"]}}
 
 
 def _rounded(value, places: int):

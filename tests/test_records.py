@@ -119,9 +119,9 @@ def test_a_measurement_is_read_back_with_its_origin(tmp_path, monkeypatch):
 
 FILES = {
     "main.py": '"""Doc."""\nimport json\nfrom package import part\n\ndef f(x):\n    """Doc."""\n    return x + 1\n',
-         "package/__init__.py": "", "package/part.py": "from . import sibling\nfrom reporting.plots import draw\n",
-         "package/sibling.py": "def g():\n    import late\n    return late.x\n", "late.py": "x = 'text'\n",
-         "reporting/plots.py": "def draw(): pass\n", "stranger.py": "y = 1\n"}
+    "package/__init__.py": "", "package/part.py": "from . import sibling\nfrom reporting.plots import draw\n",
+    "package/sibling.py": "def g():\n    import late\n    return late.x\n", "late.py": "x = 'text'\n",
+    "reporting/plots.py": "def draw(): pass\n", "stranger.py": "y = 1\n"}
 
 
 @pytest.fixture
