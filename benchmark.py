@@ -36,6 +36,7 @@ from benchmarks.tables import markdown
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
+from training.device import choose_device
 
 COMMANDS = {"speed": "speed", "search": "search_speed", "data": "datasets", "tables": "documents", "check": "check"}
 
@@ -61,7 +62,7 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser.add_argument("--data_dir", default="data")
     parser.add_argument("--results_dir", default="results")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--precision", default="float32", help="of our trainings (default: float32, as on any machine)")
+    parser.add_argument("--precision", default="float32", help="of our trainings (default: float32)")
     parser.add_argument("--jobs", type=int, help="trainings at a time (default: the number of cores; one on a GPU)")
     parser.add_argument("--record", action="store_true", help="also write the trainings to records_dir")
     parser.add_argument("--records_dir", default=records.RESULTS, help=f"default: {records.RESULTS}")
@@ -79,7 +80,7 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
     settings = {name: getattr(options, name)
                 for name in ("epoch", "eval_every", "hash_lens", "data_dir", "device", "precision")}
     ICMR.Config(**settings).check()
-    cpu = ICMR.choose_device(options.device).type == "cpu"
+    cpu = choose_device(options.device).type == "cpu"
     datasets = {path: load_dataset(path, options.data_dir) for path in options.datasets}
     for dataset in datasets.values():  # all, before the first folder is made
         dataset.require_labels("the benchmark measures mAP")

@@ -265,10 +265,18 @@ def legacy_mean_average_precision(query_codes: ArrayLike, retrieval_codes: Array
     total = 0.0
     for code, label in zip(query.T, query_labels.T):
         order = np.argsort(_distance(code, retrieval), kind="stable")[:topk]
-        rank = np.flatnonzero(_relevant(label, retrieval_labels)[order]) + 1
-        if len(rank):
-            total += np.mean(np.arange(1, len(rank) + 1) / rank)
+        total += average_precision(_relevant(label, retrieval_labels)[order])
     return float(total / query.shape[1])
+
+
+def average_precision(relevant: ArrayLike) -> float:
+    """Average precision of one ranking in the order that it has: the mean of i / rank_i over the relevant places.
+
+    Args:
+        relevant: whether the item at each place is relevant, bool (places,); 0 is returned where none is.
+    """
+    rank = np.flatnonzero(relevant) + 1
+    return float(np.mean(np.arange(1, len(rank) + 1) / rank)) if len(rank) else 0.0
 
 
 # ---------------------------------------------------------------------------------------------- code quality

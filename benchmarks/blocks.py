@@ -472,10 +472,10 @@ def search_speed(evidence: Evidence) -> list[str]:
 def rerank(evidence: Evidence) -> list[str]:
     """mAP@50 and recall of the real-valued neighbours with and without reranking."""
     def rows(measurement: dict) -> list[str]:
-        return table(["query", "ranking", "mAP@50", "recall@10"],
-                     [[row["query"], row["ranking"], *("" if row[key] is None else f"{row[key]:.3f}"
+        return table(["query", "bits", "ranking", "mAP@50", "recall@10"],
+                     [[row["query"], str(row["bits"]), row["ranking"], *("" if row[key] is None else f"{row[key]:.3f}"
                                                        for key in ("map@50", "recall@10"))]
-                      for row in measurement["rerank"]], 2)
+                      for row in measurement["rerank"]], 3)
 
     if evidence.search is None or "rerank" not in evidence.search:
         return ["No measurement of reranking is recorded yet."]

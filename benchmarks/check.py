@@ -23,6 +23,7 @@ from benchmarks import records, trainings
 from benchmarks.studies import Job
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
+from training.device import choose_device
 
 MIN_TOLERANCE = 0.1  # points: where seeds hardly matter, the rounding of another machine does
 ONE_SEED_TOLERANCE = 1.0
@@ -87,7 +88,7 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> list[dict]:
     options = parse(argv)
-    cpu = ICMR.choose_device(options.device).type == "cpu"
+    cpu = choose_device(options.device).type == "cpu"
     known = records.read_all(options.records_dir)
     wanted = [record for record in known if "final" in record and options.dataset in (None, record["dataset"])
               and options.method in (None, record["method"])]

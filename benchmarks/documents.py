@@ -15,6 +15,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from benchmarks import records
 from benchmarks.blocks import GENERATORS, RESULTS
 from benchmarks.evidence import Evidence, gather
 from benchmarks.results import results
@@ -34,8 +35,6 @@ _BEGIN, _END = re.compile(r"<!--\s*results\b:?\s*(.*?)\s*-->", re.IGNORECASE), "
 
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> list[Path]:
-    from benchmarks import records
-
     Parser(prog="benchmark.py tables", description=__doc__.split("\n\n")[0]).parse_args(argv)
     folder = ROOT / records.RESULTS
     measured = {name: records.read_measurement(path) for name in ("speed", "search")

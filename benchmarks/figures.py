@@ -20,7 +20,7 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
 
     def panels(x, y, entries=at) -> dict:
         return {title: {label: {"x": x(runs[0], direction), "y": [y(entry, direction) for entry in runs]}
-                        for label, runs in entries.items()} for direction, title in plots.WAYS.items()}
+                        for label, runs in entries.items()} for direction, title in plots.DIRECTIONS.items()}
 
     written = []
     for cut in ("map", "map@50"):
@@ -28,7 +28,7 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
             "x": [int(bits) for bits in lengths],
             "y": [[runs[seed]["unpaired"][direction][cut] for runs in lengths.values()]
                   for seed in range(min(map(len, lengths.values())))]}
-            for label, lengths in found.items()} for direction, title in plots.WAYS.items()}
+            for label, lengths in found.items()} for direction, title in plots.DIRECTIONS.items()}
         written += plots.save(plots.map_against_bits(series, "mAP@all" if cut == "map" else "mAP@50"),
                               folder / f"{study}_{cut.replace('@', '')}_bits")
     if at:

@@ -27,6 +27,7 @@ import torch
 
 from common.atomic_files import write_atomically
 from common.errors import InputError
+from training.device import processor
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "docs/results"
@@ -142,7 +143,7 @@ def write_measurement(path: Path, begun: dict, measured: dict) -> Path:
     of ``measured["environment"]``, or this one.
     """
     here = {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__,
-            "platform": platform.platform(), "cpu": cpu_name(), "device": "cpu", "gpu": None,
+            "platform": platform.platform(), "cpu": processor(), "device": "cpu", "gpu": None,
             "threads": torch.get_num_threads()}
     environment = {**here, **measured.get("environment", {})}
     content = {"format": 1, **origin(begun | {"environment": environment}), **measured}
@@ -365,12 +366,3 @@ def require_committed(module: str) -> str:
     if commit is None:
         raise InputError(f"--record: {reason}; a record names the commit of its code: commit first")
     return commit
-
-
-def cpu_name() -> str:
-    """The name of the processor, where Linux says it; else what Python knows of it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())

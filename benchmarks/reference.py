@@ -14,7 +14,7 @@ from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
 from load_data import Split
-from training.precision import now
+from training.device import now
 
 
 class Reference(nn.Module):

@@ -12,13 +12,12 @@ measured in a process of its own.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before numpy and torch load: see ICMR.py
+import common.threads  # first: it sets how threads wait, before PyTorch loads
 
 import argparse
 import json
 import multiprocessing
+import os
 import platform
 import tempfile
 import time
@@ -30,15 +29,17 @@ import faiss
 import numpy as np
 import torch
 
-from training import checkpoint
-from indexing import nearest
 import metric
 from benchmarks import records
-from common.errors import InputError, Parser, exit_on_bad_input
 from common.atomic_files import check_writable, write_atomically
-from indexing.index import Index, load_model
+from common.errors import InputError, Parser, exit_on_bad_input
 from common.hamming_loops import compiled, distance_to
+from indexing import nearest, quality
+from indexing.encoding import load_model
+from indexing.index import Index
 from load_data import load_dataset
+from training import checkpoint
+from training.device import processor
 
 INDEXES = ("numpy", *nearest.KINDS)
 BATCH = 1000
@@ -46,6 +47,7 @@ RECALL_QUERIES = 200
 TOPK = 10
 SECONDS = 1.0  # at least so long is each speed measured
 READ_BYTES = 1 << 30
+RERANKED = (100, 500)  # the best so many
 ENCODED = 40960
 
 
@@ -185,6 +187,18 @@ def encoding_speed(path: Path, dataset: str, data_dir: str, folder: Path) -> flo
     return ENCODED / (time.perf_counter() - started)
 
 
+def reranking(path: Path, dataset: str, data_dir: str, folder: Path) -> list[dict]:
+    """mAP@50 and recall@10 of a model's codes, in both directions, plain and with the best of them reranked."""
+    data, rows = load_dataset(dataset, data_dir), []
+    source = {"dataset": data.name, "path": str(data.path), "split": "retrieval", "fingerprint": data.fingerprint}
+    for query, item in (("text", "image"), ("image", "text")):
+        index = Index.build(folder / item, path, **{item: getattr(data.retrieval, item).numpy()},
+                            ids=data.retrieval.index, source=source)
+        rows += [{"query": query, "bits": index.bits, "ranking": found.ranking, "map@50": found.map_at_50,
+                  "recall@10": found.recall_at_10} for found in quality.measure(index, data, query, RERANKED)]
+    return rows
+
+
 # --- the report -----------------------------------------------------------------------------------
 
 
@@ -257,7 +271,7 @@ def main(argv: list[str] | None = None) -> dict:
     origin = records.measurement_origin("benchmarks.search_speed") if options.record else {}
     check_writable(options.out.parent, "out")
     result = {"dataset": name, "noise": options.noise, "seed": options.seed, "topk": TOPK,
-              "cpu": records.cpu_name(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
+              "cpu": processor(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
               "faiss": faiss.__version__, "numpy": np.__version__,
               "limits": limits([-(-bits // 8) for bits in options.bits]), "encoded_per_second": {}, "figures": []}
     for bits, path in paths.items():
@@ -265,6 +279,8 @@ def main(argv: list[str] | None = None) -> dict:
         with tempfile.TemporaryDirectory() as scratch:
             result["encoded_per_second"][str(bits)] = encoding_speed(path, options.dataset, options.data_dir,
                                                                      Path(scratch))
+            if bits == options.bits[0]:
+                result["rerank"] = reranking(path, options.dataset, options.data_dir, Path(scratch))
         for size in options.sizes:
             result["figures"] += measure_all(options, bits, size, base, asked, result["limits"])
     write_atomically(options.out, lambda file: json.dump(result, file, indent=1), "w")

@@ -12,13 +12,12 @@ of equal parts.
 
 from __future__ import annotations
 
-import os
-
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch loads, as in ICMR.py
+import common.threads  # first: it sets how threads wait, before PyTorch loads
 
 import contextlib
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -36,11 +35,11 @@ import metric
 from benchmarks import records
 from benchmarks.baselines import ucmfh
 from benchmarks.reference import ReferenceTraining, reference_map
-from common.errors import InputError, Parser, exit_on_bad_input
-from evaluation import WAYS, encode, rankings
 from common.atomic_files import check_writable, write_atomically
+from common.errors import InputError, Parser, exit_on_bad_input
+from evaluation import DIRECTIONS, encode, rankings
 from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
-from training.precision import now
+from training.device import environment, now
 
 LENGTHS = (16, 32, 64, 128)
 
@@ -103,7 +102,8 @@ def training(dataset: str, folder: str, turns: int, steps: int, workers: int, co
     four = solver(dataset, folder, **common)
     ours = {f"ours, UCMFH's networks, {bits} bits": solver(dataset, folder, hash_lens=bits, **ucmfh.WHOLE, **common)
             for bits in ([128], [16, 32, 64, 128])}
-    ours |= {"ours, 128 bits": solver(dataset, folder, hash_lens=[128], **common), "ours, four lengths": four}
+    ours |= {"ours, 128 bits": solver(dataset, folder, hash_lens=[128], **common), "ours, four lengths": four,
+             "ours, four lengths, bfloat16": solver(dataset, folder, **common | {"precision": "bfloat16"})}
     split = four.data.train
     if split.image.shape[1] != split.text.shape[1]:  # UCMFH takes no such features: as many of CLIP's size instead
         sides = (functional.normalize(torch.randn(len(split), 512)) for _ in ("image", "text"))
@@ -124,8 +124,8 @@ def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict
     labels = [split.label.numpy().astype(np.float32) for split in (data.query, data.retrieval)]
     query, retrieval = (encode(made.model, split) for split in (data.query, data.retrieval))
     codes = {bits: [side.astype(np.float32) for side in sides]
-             for (bits, protocol, way), sides in rankings(made.model, query, retrieval).items()
-             if protocol == "unpaired" and way == "i2t"}
+             for (bits, protocol, direction), sides in rankings(made.model, query, retrieval).items()
+             if protocol == "unpaired" and direction == "i2t"}
 
     def reference() -> float:
         started = time.perf_counter()
@@ -213,10 +213,10 @@ def utilisation(seconds: float, made: ICMR.Solver) -> dict[str, float]:
     batch = made.config.batch_size
     made.model.train()
     with FlopCounterMode(display=False) as counter:
-        made.train_step(torch.arange(batch, device=made.device), made.structure_share, 2.0)
+        made.hash_step(torch.arange(batch, device=made.device), made.objective.weight(made.progress), 2.0)
     done = counter.get_total_flops() * (len(made.image) // batch) / seconds
     size = 8192 if made.device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=made.device).to(getattr(torch, made.precision))
+    a = torch.randn(size, size, device=made.device).to(getattr(torch, made.config.precision))
     fastest = min(timed(made.device, lambda: a @ a) for _ in range(5))
     return {"GFLOP/s": done / 1e9, "peak GFLOP/s": 2 * size**3 / fastest / 1e9,
             "share of peak": done * fastest / (2 * size**3)}
@@ -228,17 +228,17 @@ def whole_run(dataset: str, folder: str, common: dict) -> dict[str, float]:
     made = solver(dataset, folder, **common)
     with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere):
         made.fit()
-    return {"whole": time.perf_counter() - started, "training": made.seconds}
+    return {"whole": time.perf_counter() - started, "training": made.run.seconds}
 
 
 def accuracy(seeds: int, folder: str, common: dict) -> dict:
-    """Unpaired mAP on OpenMoji, mean of I2T and T2I, of one run of four lengths in the measured precision, of one in
-    float32 and of one with twice the hidden layer, beside a run in float32 for each length: by cut, kind of run and
-    length, one figure a seed.
+    """Unpaired mAP on OpenMoji, mean of I2T and T2I, of one run of four lengths in bfloat16, of one in float32 and of one
+    with twice the hidden layer, beside a run in float32 for each length: by cut, kind of run and length, one figure a
+    seed.
     """
     together, full = [list(LENGTHS)], {"precision": "float32"}
     runs: dict[str, tuple[list, dict]] = {
-        "fast": (together, {}), "one run, float32": (together, full),
+        "one run, bfloat16": (together, {"precision": "bfloat16"}), "one run, float32": (together, full),
         "one run, float32, --hidden 2048": (together, full | {"hidden": 2048}),
         "separate, float32": ([[bits] for bits in LENGTHS], full)}
     found: dict[str, dict] = {cut: {name: {str(bits): [] for bits in LENGTHS} for name in runs}
@@ -251,7 +251,8 @@ def accuracy(seeds: int, folder: str, common: dict) -> dict:
                     made.trainhash(ICMR.scale_at(done / max(made.config.epoch - 1, 1), made.scale_min, made.scale_max))
                 for bits, figures in made.evaluate().items():
                     for cut, part in found.items():
-                        part[name][bits].append(statistics.mean(figures["unpaired"][way][cut] for way in WAYS))
+                        part[name][bits].append(statistics.mean(
+                            figures["unpaired"][direction][cut] for direction in DIRECTIONS))
     return found
 
 
@@ -272,7 +273,9 @@ def ratios(results: dict) -> list[tuple[str, float]]:
                  (f"{name}: four lengths in one run, default networks, to four reference runs",
                   every / part["ours, four lengths"]),
                  (f"{name}: our 128 bits alone, to our four lengths in one run",
-                  part["ours, 128 bits"] / part["ours, four lengths"])]
+                  part["ours, 128 bits"] / part["ours, four lengths"]),
+                 (f"{name}: four lengths in bfloat16, to float32",
+                  part["ours, four lengths"] / part["ours, four lengths, bfloat16"])]
     for name, part in results["evaluation"].items():
         reference = part["reference, from the codes, two directions"]
         rows += [(f"{name}: evaluation from the codes, ours with ties and @50",
@@ -327,7 +330,7 @@ def main(argv: list[str] | None = None) -> dict:
     parser.add_argument("--epoch", type=int, default=100, metavar="N",
                         help="epochs of the accuracy runs (default: 100)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--precision", default="auto", help="of ours: auto, float32 or bfloat16")
+    parser.add_argument("--precision", default="float32", help="of ours (default: float32)")
     parser.add_argument("--results_dir", default="results", help="where speed.json goes (default: results)")
     parser.add_argument("--record", action="store_true", help="also write the figures to records_dir/speed.json")
     parser.add_argument("--records_dir", default=records.RESULTS, help=f"default: {records.RESULTS}")
@@ -367,9 +370,9 @@ def main(argv: list[str] | None = None) -> dict:
             print("accuracy", flush=True)
             results["accuracy"] = accuracy(options.accuracy, folder, common | {"epoch": options.epoch})
         results["ratios"] = dict(ratios(results))
-        results["environment"] = ICMR.environment(made.device) | {
-            "precision": made.precision, "bfloat16_speedup": made.speedup, "cores": os.cpu_count(),
-            "cpu": records.cpu_name(), "load_before": load_before, "load_after": os.getloadavg()[0]}
+        results["environment"] = environment(made.device) | {
+            "precision": made.config.precision, "cores": os.cpu_count(), "load_before": load_before,
+            "load_after": os.getloadavg()[0]}
     for line in table(results):
         print(line)
     path = Path(options.results_dir) / "speed.json"

@@ -28,25 +28,26 @@ from benchmarks.studies import Job
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from load_data import Dataset, load_dataset
+from training.device import choose_device, environment
 
-PLACES = ("data_dir", "results_dir", "checkpoint_dir", "run_name")  # settings that don't change a result
-# Settings that are not among those of a record: it has them elsewhere, or they decide no figure of its last epoch.
-UNRECORDED = (*PLACES, "dataset", "hash_lens", "seed", "device", "eval_every", "task", "tensorboard", "resume")
+# Deciding settings that are not among those of a record: it has them elsewhere, or they decide no figure of its last
+# epoch.
+UNRECORDED = ("dataset", "hash_lens", "seed", "eval_every", "task")
 
 
 def settings_of(job: Job) -> dict:
     """What has to be the same for a finished training to be used again."""
     if job.bits is not None:
         return {"method": job.label, "bits": job.bits, "seed": job.seed}
-    return {name: value for name, value in vars(ICMR.Config(**job.config)).items() if name not in PLACES}
+    return ICMR.Config(**job.config).outcome()
 
 
 def recorded_settings(job: Job) -> dict:
     """The settings that decide the outcome and differ from the default."""
     if job.bits is not None:
         return {}
-    default = vars(ICMR.Config())
-    return {name: value for name, value in vars(ICMR.Config(**job.config)).items()
+    default = ICMR.Config().outcome()
+    return {name: value for name, value in ICMR.Config(**job.config).outcome().items()
             if name not in UNRECORDED and value != default[name]}
 
 
@@ -109,18 +110,18 @@ def look(jobs: list[Job], fingerprints: dict[str, str]) -> list[dict | None]:
 def run(job: Job) -> dict:
     """Train, test, and keep the result."""
     mark = stamp(method_of(job), settings_of(job))
-    device = ICMR.choose_device(job.config["device"])
+    device = choose_device(job.config["device"])
     if device.type == "cpu":
         torch.set_num_threads(1)
     folder = check_writable(job.folder, "results_dir")
-    environment = {**ICMR.environment(device), "cpu": records.cpu_name(), "processes": 1, "precision": "float32"}
+    about = {**environment(device), "processes": 1, "precision": "float32"}
     with open(folder / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
             result = train_ours(job) if job.bits is None else train_baseline(job, device)
         except InputError as error:  # such as more bits than a method has on these data
             result = {"skipped": str(error)}
     split = data(job)
-    result |= {"environment": {**environment, **result.get("environment", {})}, "fingerprint": split.fingerprint,
+    result |= {"environment": {**about, **result.get("environment", {})}, "fingerprint": split.fingerprint,
                "sizes": {name: len(getattr(split, name)) for name in ("train", "query", "retrieval")}}
     return keep(folder / "result.json", result, mark)
 

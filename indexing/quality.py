@@ -65,7 +65,5 @@ def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int]) -
 
 def _map(rows: np.ndarray, labels: np.ndarray, item_labels: np.ndarray) -> float:
     """Mean average precision of ranked rows (q, topk), -1 where there is no item."""
-    relevant = np.stack([(item_labels[found] @ label > 0) & (found != -1) for found, label in zip(rows, labels)])
-    precision = relevant.cumsum(axis=1) / np.arange(1, rows.shape[1] + 1)
-    average = (precision * relevant).sum(axis=1) / np.maximum(relevant.sum(axis=1), 1)
-    return float(average.mean())
+    return float(np.mean([metric.average_precision((item_labels[found] @ label > 0) & (found != -1))
+                          for found, label in zip(rows, labels)]))

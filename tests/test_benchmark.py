@@ -156,7 +156,7 @@ def test_trainings_at_a_time(folder, monkeypatch, device, more, processes):
         assert number == (os.cpu_count() if processes == "cores" else processes)
         raise Asked
 
-    monkeypatch.setattr(ICMR, "choose_device", lambda name: torch.device(device))
+    monkeypatch.setattr(benchmark, "choose_device", lambda name: torch.device(device))
     monkeypatch.setattr(trainings, "run_all", run_all)
     without = arguments(folder)
     without = without[:without.index("--jobs")]

@@ -207,9 +207,9 @@ def test_measurements_of_speed_and_search(folder):
         block(folder, "search_speed", "docs/search.md")
     assert "commit ccccccc, 2026-11-27, PyTorch 2.13.0, a CPU, 1 thread:" in text
     assert "No measurement of reranking is recorded yet." in block(folder, "rerank", "docs/search.md")
-    rows = [{"query": "text", "ranking": "Hamming", "map@50": 0.75, "recall@10": None}]
+    rows = [{"query": "text", "bits": 64, "ranking": "Hamming", "map@50": 0.75, "recall@10": None}]
     documents.write_documents(folder, [], current, search={**SEARCH, **ORIGIN, "rerank": rows})
-    assert "| text | Hamming | 0.750 |  |" in block(folder, "rerank", "docs/search.md")
+    assert "| text | 64 | Hamming | 0.750 |  |" in block(folder, "rerank", "docs/search.md")
 
 
 # --- what is refused ----------------------------------------------------------------------------------------------
