@@ -245,7 +245,8 @@ class Solver:
             self.fit()
         else:
             say("Final Testing...")
-            self.run.history.append({"epoch": self.run.epoch, **self.test()})
+            figures = self.test()
+            self.run.history.append({"epoch": self.run.epoch, **figures})
         if processes.rank():
             return {}
         results = self.results()

@@ -52,7 +52,7 @@ class Observed(ICMR.Solver):
 
     def __init__(self, config: ICMR.Config):
         super().__init__(config)
-        self.batches: list[np.ndarray] = []  # of the epoch in progress, (2B, bits) each
+        self.codes: list[np.ndarray] = []  # of the epoch in progress, (2B, bits) each
         self.stages: dict[int, tuple[float, np.ndarray]] = {}  # epoch: its scale and codes (2B x batches, bits)
         self.stage_epochs = set(np.linspace(1, config.epoch, STAGES).round().astype(int).tolist())
 
@@ -60,14 +60,14 @@ class Observed(ICMR.Solver):
         loss = super().trainhash(scale)
         epoch = self.run.epoch
         if epoch in self.stage_epochs:
-            self.stages[epoch] = scale, np.concatenate(self.batches)
-            self.batches = []
+            self.stages[epoch] = scale, np.concatenate(self.codes)
+            self.codes = []
             print(f"epoch {epoch} of {self.config.epoch}, scale {scale:.2f}, loss {loss:.4f}", file=sys.stderr)
         return loss
 
     def observe(self, loss: torch.Tensor, codes: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
         if self.run.epoch + 1 in self.stage_epochs:
-            self.batches.append(torch.cat(codes).detach().cpu().numpy())
+            self.codes.append(torch.cat(codes).detach().cpu().numpy())
         return super().observe(loss, codes)
 
 

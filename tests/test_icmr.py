@@ -191,6 +191,7 @@ def test_the_metrics_of_a_test_say_how_the_model_was_trained(small):
     ICMR.main(arguments(small, "--seed", "5", "--scale_max", "3"))
     found = ICMR.main(arguments(small, "--task", "3"))
     assert list(found["trained"]) == ["4", "8"] and found["config"]["seed"] == 0
+    assert [entry["epoch"] for entry in found["history"]] == [3]
     trained = found["trained"]["8"]
     assert (trained["config"]["seed"], trained["config"]["scale_max"], trained["epoch"]) == (5, 3.0, 3)
     assert set(trained["chosen"]["temperature"]) == {"4", "8"}
