@@ -47,7 +47,10 @@ def make_digits(out: Path, archive: Path | None = None) -> None:
     """The 1,797 handwritten digits of scikit-learn: the left half of each is its image, the right half its text."""
     if archive is not None:
         raise InputError(f"--archive {archive}: the digits come with scikit-learn; leave it out")
-    from sklearn.datasets import load_digits  # here: it takes a second to load
+    try:
+        from sklearn.datasets import load_digits  # here: it takes a second to load
+    except ImportError as error:
+        raise InputError(f"digits: {error}; pip install scikit-learn") from None
 
     digits = load_digits()
     left, right = (half.reshape(-1, 32) for half in np.split(digits.images, 2, axis=2))
