@@ -17,8 +17,8 @@ class ContrastiveLoss(nn.Module):
     The similarities are one matrix product, and any batch of two pairs or more is meaningful.
 
     NT-Xent counts every other pair as a negative, also those that show the same thing. Where ``neighbours`` (B, B) are
-    given, whose row i says how much the other pairs are neighbours of pair i and adds up to 1 (training/targets.py), the
-    positive s_kp(k) becomes
+    given, whose row i says how much the other pairs are neighbours of pair i and adds up to 1 (training/targets.py),
+    the positive s_kp(k) becomes
 
         (1 - w) * s_kp(k) + w * sum_j neighbours_ij * (s_kj + s_k,B+j) / 2,      k = i or B + i, w = weight
     """

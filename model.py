@@ -63,7 +63,8 @@ class FeatureInput(nn.Module):
         """(n, dim) -> (n, dim)"""
         x = normalize(normalize(features, dim=1) - self.mean, dim=1) if self.centre else features
         if self.training and self.noise:
-            x = x + torch.randn_like(x) * (self.noise / max(x.shape[1], NOISE_DIMENSIONS) ** 0.5) * x.norm(dim=1, keepdim=True)
+            x = x + (torch.randn_like(x) * (self.noise / max(x.shape[1], NOISE_DIMENSIONS) ** 0.5)
+                     * x.norm(dim=1, keepdim=True))
         return x
 
 
@@ -268,8 +269,8 @@ class HashModel(nn.Module):
         return self.pair()
 
     def pair(self) -> tuple[Tensor, Tensor]:
-        """Late fusion of the pairs whose two sides the heads have just seen: their codes, -1 or 1, and x, the sum of the
-        heads' x over sqrt(2).
+        """Late fusion of the pairs whose two sides the heads have just seen: their codes, -1 or 1, and x, which is the
+        sum of the heads' x over sqrt(2).
         """
         x = (self.ImageMlp.x + self.TextMlp.x) / 2**0.5
         return sign(x), x

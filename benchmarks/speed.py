@@ -232,9 +232,9 @@ def whole_run(dataset: str, folder: str, common: dict) -> dict[str, float]:
 
 
 def accuracy(seeds: int, folder: str, common: dict) -> dict:
-    """Unpaired mAP on OpenMoji, mean of I2T and T2I, of one run of four lengths in bfloat16, of one in float32 and of one
-    with twice the hidden layer, beside a run in float32 for each length: by cut, kind of run and length, one figure a
-    seed.
+    """Unpaired mAP on OpenMoji, mean of I2T and T2I, of one run of four lengths in bfloat16, of one in float32 and of
+    one with twice the hidden layer, beside a run in float32 for each length: by cut, kind of run and length, one figure
+    a seed.
     """
     together, full = [list(LENGTHS)], {"precision": "float32"}
     runs: dict[str, tuple[list, dict]] = {

@@ -100,7 +100,9 @@ def _name_splits(path: Path, found: Mapping[str, T]) -> dict[str, T]:
 
 
 def read_tables(where: str, tables: Mapping[str, Mapping[str, Array]]) -> dict[str, Rows]:
-    """The rows of each split, from a table of its own; one that is both train and retrieval is read once. InputError."""
+    """The rows of each split, from a table of its own; one that is both train and retrieval is read once. Raises
+    InputError.
+    """
     rows = {split: read_rows(f"{where}: {split}", tables[split])[0] for split in ("train", "query")}
     if tables["retrieval"] is tables["train"]:
         return rows | {"retrieval": rows["train"]}

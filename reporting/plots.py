@@ -257,7 +257,7 @@ def show(figures: Sequence[Figure]) -> None:
     import matplotlib.pyplot as pyplot
 
     for figure in figures:
-        canvas = pyplot.figure(figsize=figure.get_size_inches()).canvas  # before 3.11 pyplot takes no figure but its own
+        canvas = pyplot.figure(figsize=figure.get_size_inches()).canvas  # before 3.11 pyplot takes only its own
         canvas.figure = figure
         figure.set_canvas(canvas)
     pyplot.show()

@@ -27,7 +27,8 @@ def test_evaluation_in_one_pass_gives_the_figures_of_each_ranking_alone(small, s
     figures = solver.evaluate()
     data = solver.data
     with torch.no_grad():
-        query, retrieval = (solver.model.eval()(split.image, split.text, 10.0) for split in (data.query, data.retrieval))
+        query, retrieval = (solver.model.eval()(split.image, split.text, 10.0)
+                            for split in (data.query, data.retrieval))
     for bits in (4, 8):
         for protocol in ("unpaired", "paired"):
             for way, side, item in (("i2t", 0, 1), ("t2i", 1, 0)):
@@ -72,7 +73,8 @@ def test_curves_and_codes_are_those_of_the_model(small):
     data, model = solver.data, solver.model
     found, codes = model_curves(model, data, 2.0)
     with torch.no_grad():
-        sides = [x.numpy() for split in (data.query, data.retrieval) for x in model(split.image, split.text, 2.0)["unpaired"]]
+        sides = [code.numpy() for split in (data.query, data.retrieval)
+                 for code in model(split.image, split.text, 2.0)["unpaired"]]
     for code, x in zip(codes, sides):  # of the longest length, here the last
         np.testing.assert_array_equal(code, metric.sign_codes(x[:, 4:]))
     assert found.keys() == {"4", "8"}
