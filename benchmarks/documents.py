@@ -11,6 +11,7 @@ NAME is one of benchmarks/blocks.py's GENERATORS.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -36,16 +37,23 @@ _BEGIN, _END = re.compile(r"<!--\s*results\b:?\s*(.*?)\s*-->", re.IGNORECASE), "
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> list[Path]:
     Parser(prog="benchmark.py tables", description=__doc__.split("\n\n")[0]).parse_args(argv)
-    folder = ROOT / records.RESULTS
-    measured = {name: records.read_measurement(path) for name in ("speed", "search")
-                if (path := folder / f"{name}.json").exists()}
-    written = write_documents(ROOT, records.read_all(folder),
-                              lambda method: records.code_digest(records.root_module(method)), **measured)
+    written = write_documents(ROOT, **recorded(ROOT))
     for path in written:
         print(path.relative_to(ROOT))
     if not written:
         print("Every document says what the records say; nothing was written.")
     return written
+
+
+def recorded(root: Path) -> dict:
+    """What is recorded in ``docs/results``, as :func:`write_documents` takes it. Raises InputError for what is not a
+    whole record, one without its commit among them.
+    """
+    folder = root / records.RESULTS
+    measured = {name: records.read_measurement(path) for name in ("speed", "search")
+                if (path := folder / f"{name}.json").exists()}
+    return {"records": records.read_all(folder),
+            "current": lambda method: records.code_digest(records.root_module(method)), **measured}
 
 
 def write_documents(root: Path, records: list[dict], current: Callable[[str], str], speed: dict | None = None,
@@ -59,11 +67,20 @@ def write_documents(root: Path, records: list[dict], current: Callable[[str], st
         speed, search: the measurements ``docs/results/speed.json`` and ``search.json``, if there are any.
 
     Raises:
-        InputError: a document can't be read or lacks a block, a marker is wrong, or records don't fit each other;
-            nothing was written.
+        InputError: a document can't be read or lacks a block, a marker is wrong, records don't fit each other, or a
+            folder refuses a document; the documents are as they were.
     """
     texts = stale(root, records, current, speed, search)
-    return [write_atomically(path, lambda file: file.write(text), "w") for path, text in texts.items()]
+    written = {path: path.with_name(f".{path.name}.new") for path in texts}
+    try:
+        for path, new in written.items():  # all of them, before the first takes its place
+            write_atomically(new, lambda file: file.write(texts[path]), "w")
+        for path, new in written.items():
+            os.replace(new, path)
+    finally:
+        for new in written.values():
+            new.unlink(missing_ok=True)
+    return list(written)
 
 
 def stale(root: Path, records: list[dict], current: Callable[[str], str], speed: dict | None = None,

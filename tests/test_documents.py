@@ -78,21 +78,26 @@ def block(folder, name, document):
 
 def test_the_documents_say_what_the_committed_records_say():
     """If this fails, run ``python benchmark.py tables``."""
-    results = ROOT / "docs" / "results"
-    committed = [json.loads(line) for path in sorted(results.glob("*/*.jsonl"))
-                 for line in path.read_text(encoding="utf-8").splitlines()]
-    measured = {name: json.loads(path.read_text(encoding="utf-8")) for name in ("speed", "search")
-                if (path := results / f"{name}.json").exists()}
-
-    def digest(method):
-        from benchmarks import records
-
-        return records.code_digest(records.root_module(method))
-
-    assert documents.stale(ROOT, committed, digest, **measured) == {}
+    assert documents.stale(ROOT, **documents.recorded(ROOT)) == {}
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
+
+
+def test_a_document_that_cannot_be_written_leaves_all_as_they_were(folder, records, monkeypatch):
+    """The disk is full at the second one."""
+    before, written = texts(folder), []
+    write = documents.write_atomically
+
+    def full(path, *arguments):
+        if written:
+            raise InputError(f"{path}: cannot write: No space left on device; nothing was written")
+        written.append(write(path, *arguments))
+
+    monkeypatch.setattr(documents, "write_atomically", full)
+    with pytest.raises(InputError, match="No space left"):
+        documents.write_documents(folder, records, current)
+    assert written and texts(folder) == before and not list(folder.rglob("*.new"))
 
 
 def test_all_documents_are_written_once(folder, records):
