@@ -433,7 +433,9 @@ def speed(evidence: Evidence) -> list[str]:
                     ("an epoch of 128 bits, our networks", one, part["ours, 128 bits"]),
                     ("an epoch of four lengths, UCMFH's networks in both", every,
                      part["ours, UCMFH's networks, [16, 32, 64, 128] bits"]),
-                    ("an epoch of four lengths, our networks", every, part["ours, four lengths"])):
+                    ("an epoch of four lengths, our networks", every, part["ours, four lengths"]),
+                    ("an epoch of four lengths, our networks, `--precision bfloat16`", every,
+                     part["ours, four lengths, bfloat16"])):
                 found.append([name, what, f"{reference:.3g} s", f"{ours:.3g} s", f"{reference / ours:.0f}"])
             part = measurement["evaluation"][name]
             reference = part["reference, from the codes, two directions"]

@@ -192,7 +192,8 @@ def test_what_cannot_be_trained_is_said(folder, records):
 
 SPEED = {"training": {"sized": {**{f"reference, {bits} bits": 2.0 for bits in (16, 32, 64, 128)},
                                 "ours, UCMFH's networks, [128] bits": 0.5, "ours, 128 bits": 0.1,
-                                "ours, UCMFH's networks, [16, 32, 64, 128] bits": 0.8, "ours, four lengths": 0.2}},
+                                "ours, UCMFH's networks, [16, 32, 64, 128] bits": 0.8, "ours, four lengths": 0.2,
+                                "ours, four lengths, bfloat16": 0.16}},
          "evaluation": {"sized": {"ours, from the features, both protocols": 1.0,
                                   "ours, from the codes, two directions": 0.1,
                                   "reference, from the codes, two directions": 10.0}},
@@ -208,6 +209,7 @@ def test_measurements_of_speed_and_search(folder):
     documents.write_documents(folder, [], current, speed=SPEED | ORIGIN, search=SEARCH | ORIGIN)
     text = (folder / "RESULTS.md").read_text(encoding="utf-8")
     assert "| sized | an epoch of four lengths, our networks | 8 s | 0.2 s | 40 |" in text
+    assert "| sized | an epoch of four lengths, our networks, `--precision bfloat16` | 8 s | 0.16 s | 50 |" in text
     assert "| 64 | 1,000,000 | flat | 0.0 | 8.0 | 4.0 | 200 |  | 1.000 | 1.000 |" in \
         block(folder, "search_speed", "docs/search.md")
     assert "commit ccccccc, 2026-11-27, PyTorch 2.13.0, a CPU, 1 thread:" in text
