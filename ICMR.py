@@ -48,8 +48,20 @@ MAX_HIDDEN = 2**16  # units of the hidden layer: more is a slip of the keyboard
 
 
 class Config(Settings):
-    """Every setting, with its default, its meaning and its bounds: edit a default here, or override it on the command
-    line (``--scale_max 8``).
+    """Every setting, with its default, its meaning and its bounds.
+
+    Edit a default here, override it on the command line (``python ICMR.py --scale_max 8``), or in a program of your own:
+    ``Solver(Config(dataset="openmoji", scale_max=8.0)).train()``.
+
+    A setting is stated once: the assignment is its default and, by its type, says what it can be; ``means`` says in
+    words what it does, and which rules hold for it. From these follow the command line, its ``--help`` in the groups
+    named here, the messages for values that break a rule, and what has to be the same when a run is resumed or a
+    training is used again: all but the settings with ``outcome=False``, which decide only where things are and go.
+    A new setting is one such statement, and nothing else has to know of it: what needs a list of the settings
+    derives it from here.
+
+    Raises:
+        InputError: an unknown setting, or a value of another type; :meth:`check` raises it for a broken rule.
     """
 
     def __init__(self, **given):

@@ -32,9 +32,7 @@ from reporting.language import tr
 from reporting.plots import DIRECTIONS
 
 NAME = "demo_progressive_vs_original"
-# One precision for all: the one that is measured to be faster could differ between the runs compared.
-DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "100", "--eval_every", "2",
-            "--precision", "float32"]
+DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "100", "--eval_every", "2"]
 KINDS = {"progressive": True, "original": False}  # use_progressive_hash
 OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses
 

@@ -290,11 +290,11 @@ def test_a_check_finds_what_differs_and_says_what_is_of_other_code(recorded, cap
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     lines[0]["final"]["8"]["unpaired"]["i2t"]["map"] *= 0.5
     lines[0]["code"] = lines[1]["code"] = "0" * 64
-    path.write_text(json.dumps(lines[0]) + "\n")  # a seed alone: 1 point is allowed
+    path.write_text(json.dumps(lines[0]) + "\n")  # of few seeds 1 point is allowed
     with pytest.raises(SystemExit) as stop:
         benchmark.main(check_arguments(recorded, "--method", "ours"))
     printed = capsys.readouterr().out
-    assert stop.value.code == 1 and "DIFFERS  recorded by other code" in printed and "one seed" in printed
+    assert stop.value.code == 1 and "DIFFERS  recorded by other code" in printed and "few seeds" in printed
 
 
 @pytest.mark.parametrize("wrong, complaint", [
@@ -324,9 +324,15 @@ def test_the_spread_is_over_the_seeds_of_one_training():
         return {"dataset": "toy", "method": "ours", "fingerprint": "", "settings": settings, "bits": None,
                 "hash_lens": [4], "seed": seed, "final": {"4": {"unpaired": figures}}}
 
-    known = [record(0, 0.50), record(1, 0.52), record(0, 0.9, epoch=2)]
-    assert check.spread(known[0], known) == pytest.approx(2**0.5)
-    assert check.spread(known[2], known) is None
+    known = [record(0, 0.50), record(1, 0.52), record(2, 0.54), record(0, 0.9, epoch=2), record(1, 0.9, epoch=2)]
+    assert check.spread(known[0], known) == pytest.approx(2)
+    assert check.spread(known[3], known) is None
+    again = {"final": record(0, 0.58)["final"], "code": "now"}
+    for each in known:
+        each["code"] = "now"
+    assert check.compared(known[0], again, known)["same"]  # 8 points apart; 3 * sqrt(2) * 2 are allowed
+    again["final"] = record(0, 0.59)["final"]
+    assert not check.compared(known[0], again, known)["same"]
 
 
 # --- data ---------------------------------------------------------------------------------------------------------

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from benchmarks import blocks
+
 ROOT = Path(__file__).parents[1]
 QUICK = ["--epoch", "1", "--hidden", "32", "--device", "cpu"]
 DATASETS = {"test-flickr.sh": "mirflickr", "test-nus.sh": "nus-wide", "test-mscoco.sh": "mscoco"}
@@ -327,10 +329,19 @@ def test_every_command_of_a_readme(code, readme):
             assert done.returncode == 0, (command, done.stderr)
 
 
-@pytest.mark.parametrize("page", sorted(path.name for path in ROOT.glob("*.md")))
-def test_every_file_that_a_page_links_to_is_there(page):
-    links = re.findall(r"\]\(([^)#:]+)\)", (ROOT / page).read_text(encoding="utf-8"))
-    assert [link for link in links if not (ROOT / link).exists()] == []
+PAGES = sorted(str(path.relative_to(ROOT)) for pattern in ("*.md", "docs/*.md", "data/*.md") for path in ROOT.glob(pattern))
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_place_that_a_page_links_to_is_there(page):
+    folder = (ROOT / page).parent
+    for link in re.findall(r"\]\(([^):]+)\)", (ROOT / page).read_text(encoding="utf-8")):
+        name, _, place = link.partition("#")
+        target = folder / name if name else ROOT / page
+        assert target.exists(), link
+        if place:
+            headings = re.findall(r"^#+ (.*)$", target.read_text(encoding="utf-8"), re.MULTILINE)
+            assert place in map(blocks.anchor, headings), link
 
 
 def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
