@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +27,7 @@ from training import checkpoint
 CHUNK_ROWS = 8192  # items encoded at once; an interrupted build resumes after the last whole chunk
 COPIED_ROWS = 1 << 16  # codes moved at once
 SAMPLE_ROWS = 1024
+ENCODING = threading.Lock()  # a head holds x of its last call: one thread at a time
 
 Progress = Callable[[int], object]  # is called with the number of items done since the last call
 
@@ -112,7 +114,8 @@ def encode_rows(model: HashModel, features: Mapping[str, np.ndarray], rows: np.n
             raise InputError(f"{name} features: row {rows[np.argmin(sound)]} has NaN, infinity or a number beyond "
                              f"{MAX_FEATURE:g}; expected finite float32 numbers")
         inputs[name] = torch.from_numpy(block).to(device)
-    codes, x = (side.float().cpu().numpy() for side in model.encode(**inputs))
+    with ENCODING:
+        codes, x = (side.float().cpu().numpy() for side in model.encode(**inputs))
     if not np.isfinite(x).all():  # the tanh of infinity is finite
         raise InputError("hash outputs: found NaN or infinity, expected finite numbers")
     return Encoded(metric.sign_codes(codes), x)

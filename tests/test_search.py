@@ -244,6 +244,16 @@ def test_search_makes_codes_by_calling_the_heads(data, build, monkeypatch):
     np.testing.assert_array_equal(np.sort(BITS - after.distance, axis=1)[:, :5], before.distance)  # each bit is flipped
 
 
+def test_threads_that_search_one_index_get_the_answers_of_one(data, build):
+    made = build()
+    queries = [dict(image=data.query.image[i:i + 1]) if i % 2 else dict(text=data.query.text[i:i + 1])
+               for i in range(QUERIES)] * 20
+    alone = [made.encode(**query).x for query in queries]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(lambda query: made.encode(**query).x, queries))
+    assert all(np.array_equal(one, other) for one, other in zip(alone, together))
+
+
 @pytest.mark.parametrize("kind", nearest.KINDS)
 @pytest.mark.parametrize("first", ["early ids", "any ids"])
 def test_adding_is_building_at_once(data, build, tmp_path, kind, first):
