@@ -77,8 +77,14 @@ def block(folder, name, document):
 
 
 def test_the_documents_say_what_the_committed_records_say():
-    """If this fails, run ``python benchmark.py tables``."""
-    assert documents.stale(ROOT, **documents.recorded(ROOT)) == {}
+    """If this fails, run ``python benchmark.py tables``.
+
+    Whether a record is of other code (†) may be as of the last time: who edits a default, as the README suggests, has
+    changed the code.
+    """
+    recorded = documents.recorded(ROOT)
+    known = {record["method"]: record["code"] for record in recorded["records"]}
+    assert not documents.stale(ROOT, **recorded) or not documents.stale(ROOT, **recorded | {"current": known.get})
 
 
 # --- what is written ----------------------------------------------------------------------------------------------
