@@ -7,6 +7,7 @@ name. ``zh`` asks for Chinese. Where nothing is recorded a block is one sentence
 from __future__ import annotations
 
 import functools
+import itertools
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -14,7 +15,7 @@ import numpy as np
 
 import ICMR
 from benchmarks import promises
-from benchmarks.evidence import OFF, ON, Data, Evidence, Row
+from benchmarks.evidence import OFF, ON, Data, Evidence, Pair, Row
 from benchmarks.promises import in_points, interval, standard_error
 from benchmarks.tables import spread
 from common.errors import InputError
@@ -35,9 +36,11 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) 
     return [f"| {' | '.join(cells)} |" for cells in (header, align, *rows)]
 
 
-def gain(values: Sequence[float], zh: bool = False) -> str:
-    """Mean ± standard error, in points."""
-    error = f" ± {standard_error(np.array(values)):.1f}" if len(values) > 1 else "（1 个种子）" if zh else " (1 seed)"
+def gain(values: Sequence[float], zh: bool = False, usual: int | None = None) -> str:
+    """Mean ± standard error, in points, with the number of seeds where it is 1 or not the ``usual`` one."""
+    error = f" ± {standard_error(np.array(values)):.1f}" if len(values) > 1 else ""
+    if len(values) == 1 or usual not in (None, len(values)):
+        error += f"（{len(values)} 个种子）" if zh else f" ({of('seed', len(values))})"
     return f"{_zero(float(np.mean(values))):+.1f}{error}"
 
 
@@ -97,6 +100,8 @@ def _headline_rows(evidence: Evidence) -> list[dict]:
     """For each data set the rows compared at one code length, with their means."""
     found = []
     for data in evidence.datasets:
+        if not data.lengths:  # all of its trainings were skipped
+            continue
         fitting = [int(bits) for bits in data.lengths if int(bits) <= HEADLINE_BITS] or [int(data.lengths[0])]
         bits = str(max(fitting))
         score = lambda row: float(np.mean([in_points(each, "unpaired", "map") for each in row.figures(bits)]))
@@ -130,13 +135,20 @@ def headline(evidence: Evidence, zh: bool = False) -> list[str]:
     if zh:
         return [f"mAP@all（百分点，{bits} 位，单模态查询，双向平均；{_seeds_zh(counts)}）：", "",
                 *table(["数据集", "其他方法中最好的", "关闭渐进式", "开启渐进式"], rows), *note]
-    seeds = listed([f"{of_seeds(each)} of {kind}" for kind, each in counts.items() if each])
-    return [f"mAP@all in points at {bits} bits, the query of one modality and the items of the other, mean of both "
-            f"directions and of {seeds}; the highest in bold:", "",
+    seeds = of_seeds(itertools.chain(*counts.values())) if _alike(counts) else \
+        listed([f"{of_seeds(each)} of {kind}" for kind, each in counts.items() if each])
+    return [f"mAP@all in points at {bits} bits, the mean of both directions and of {seeds}; the highest in bold:", "",
             *table(["", "best other method", "ours, without the scale", "ours"], rows), *note]
 
 
+def _alike(counts: dict[str, list[int]]) -> bool:
+    """Whether there is one number of seeds for all that is compared."""
+    return len(set(itertools.chain(*counts.values()))) == 1
+
+
 def _seeds_zh(counts: dict[str, list[int]]) -> str:
+    if _alike(counts):
+        return f"{max(itertools.chain(*counts.values()))} 个种子"
     words = {"ours": "本方法", "the other method": "其他方法"}
     return "，".join(f"{words[kind]} {min(found)}" + (f" 至 {max(found)}" if min(found) != max(found) else "") + " 个种子"
                     for kind, found in counts.items() if found)
@@ -149,86 +161,92 @@ def footnote(rows: Iterable[Sequence[str]], zh: bool = False) -> list[str]:
     return ["", "† 由与当前不同版本的代码训练。" if zh else OTHER_CODE]
 
 
-def gains(data: Data, protocol: str, cut: str) -> list[float]:
-    """What the scale gains in points, seed by seed, mean of the code lengths and both directions."""
-    on, off, seeds = data.compared
-    return [on.mean(seed, protocol, cut) - off.mean(seed, protocol, cut) for seed in seeds]
-
-
 def limits(evidence: Evidence, zh: bool = False) -> list[str]:
     """What the scale gains and costs, and where ours is not the best, a line each."""
     compared = [data for data in evidence.datasets if data.compared]
     if not compared:
         return [NOTHING_ZH if zh else NOTHING]
-    lines = []
-    for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
-        measured = [(data, gains(data, "unpaired", cut)) for data in compared]
-        lines.append(_sorted_gains(name, measured, evidence, zh))
-    measured = [(data, gains(data, "partners", "recall@10")) for data in compared]
-    parts = listed([f"{data.title} {gain(values, zh)}{_mark(evidence, data)}" for data, values in measured], zh)
-    lines.append(f"- 查询在前十个结果中找到自己另一半（同一对的图像或文本）的比例 R@10：{parts}。" if zh else
-                 f"- How often a query finds its own partner among the first ten (R@10): {parts}.")
-    behind = []
-    for each in _headline_rows(evidence):
-        if "other" in each["scores"] and "on" in each["scores"]:
-            for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
-                behind += _behind(each["data"], each["bits"], cut, name, zh)
+    usual = max(len(data.compared.seeds) for data in compared)
+    others = any(len(pair.seeds) != usual for data in compared for pair in _by_epochs(data).values())
+    partner = "R@10（查询在前十个结果中找到自己另一半）" if zh else "A query's own partner among the first ten (R@10)"
+    lines = [_changes(name, [(data, data.compared.gains(protocol, cut)) for data in compared], usual, evidence, zh)
+             for protocol, cut, name in (("unpaired", "map", "mAP@all"), ("unpaired", "map@50", "mAP@50"),
+                                         ("partners", "recall@10", partner))]
+    if trained := [part for data in compared if (part := _lengths_of_training(data, usual, evidence, zh))]:
+        lines.append(f"- mAP@all 的变化与训练长度：{'；'.join(trained)}。" if zh else
+                     f"- The gain of mAP@all by the length of the training: {'; '.join(trained)}.")
+    behind = [part for each in _headline_rows(evidence) for cut in ("map", "map@50")
+              if (part := _behind(each, cut, evidence, zh))]
     if behind:
-        lines.append(f"- 其他方法更好之处：{listed(behind, zh)}。" if zh else f"- Other methods are ahead: {listed(behind)}.")
-    trained = [(data, each) for data in compared if len(each := _by_epochs(data)) > 1]
-    if trained:
-        data, each = trained[0]
-        parts = listed([f"{gain(values, zh)}{'（' if zh else ' after '}{epochs}{' 轮）' if zh else ''}"
-                        for epochs, values in each.items()], zh)
-        lines.append(f"- 提升取决于训练长度：{data.title} 上 mAP@all {parts}。" if zh else
-                     f"- The gain of mAP@all depends on the length of the training: {parts} epochs on {data.title}.")
-    counts = [len(data.compared[2]) for data in compared]
+        lines.append(f"- 按均值，其他方法更好之处：{'；'.join(behind)}。" if zh else
+                     f"- By the means, other methods are ahead: {'; '.join(behind)}.")
     note = footnote([lines], zh)
     if zh:
-        return [f"开启减关闭，百分点 ± 标准误（{min(counts)}" + (f" 至 {max(counts)}" if len(set(counts)) > 1 else "")
-                + " 个种子，各码长与双向平均）：", "", *lines, *note]
-    return [f"Points gained with the scale against without it, mean of the code lengths and both directions ± standard "
-            f"error over {of_seeds(counts)}:", "", *lines, *note]
+        return [f"开启与关闭之差，百分点，各码长与双向的均值 ± 标准误（{usual} 个种子{'，另注者除外' if others else ''}）；"
+                "“提升”与“降低”依据 95% 置信区间：", "", *lines, *note]
+    return [f"The scale on against off, in points: mean of the code lengths and both directions ± standard error over "
+            f"{of('seed', usual)}{' where no other number is given' if others else ''}. \"Higher\" and \"lower\" hold "
+            "with 95 % confidence.", "", *lines, *note]
 
 
 def _mark(evidence: Evidence, data: Data) -> str:
     return evidence.mark(data.compared[:2])
 
 
-def _sorted_gains(name: str, measured: list[tuple[Data, list[float]]], evidence: Evidence, zh: bool) -> str:
-    """One line that says where the scale surely gains, where it surely costs, and where neither can be told."""
-    kinds: dict[str, list[str]] = {"gains": [], "costs": [], "neither": []}
+def _changes(name: str, measured: list[tuple[Data, list[float]]], usual: int, evidence: Evidence, zh: bool) -> str:
+    """One line that says on which data sets a figure is surely higher, surely lower, or neither can be told."""
+    kinds: dict[str, list[str]] = {"higher": [], "lower": [], "neither": []}
     for data, values in measured:
         low, high = interval(np.array(values))
-        kind = "gains" if low > 0 else "costs" if high < 0 else "neither"
-        kinds[kind].append(f"{data.title} {gain(values, zh)}{_mark(evidence, data)}")
-    words = {"gains": "提升", "costs": "降低", "neither": "没有可确认的变化"} if zh else {
-        "gains": "it gains", "costs": "it costs", "neither": "no gain is shown"}
-    on = "：" if zh else " on "
-    parts = ("；" if zh else "; ").join(words[kind] + on + listed(found, zh) for kind, found in kinds.items() if found)
-    return f"- {name}：{parts}。" if zh else f"- {name}: {parts}."
+        kind = "higher" if low > 0 else "lower" if high < 0 else "neither"
+        change = gain(values, zh, usual)
+        if kind != "neither":
+            change = ("" if zh else "by ") + change.lstrip("+-")
+        kinds[kind].append(f"{data.title} {change}{_mark(evidence, data)}")
+    words = {"higher": "提升：", "lower": "降低：", "neither": "无可确认的变化："} if zh else {
+        "higher": "higher on ", "lower": "lower on ", "neither": "no clear change on "}
+    parts = ("；" if zh else "; ").join(words[kind] + listed(found, zh) for kind, found in kinds.items() if found)
+    return f"- {name} {parts}。" if zh else f"- {name}: {parts}."
 
 
-def _behind(data: Data, bits: str, cut: str, name: str, zh: bool) -> list[str]:
-    """The best other method at a code length, if ours is not above it."""
+def _lengths_of_training(data: Data, usual: int, evidence: Evidence, zh: bool) -> str:
+    """What the scale gains of mAP@all after each length of the training; nothing where there is only one."""
+    pairs = _by_epochs(data)
+    if len(pairs) < 2:
+        return ""
+    found = [(epochs, gain(pair.gains("unpaired", "map"), zh, usual) + evidence.mark(pair[:2]))
+             for epochs, pair in pairs.items()]
+    if zh:
+        return f"{data.title} " + "，".join(f"{epochs} 轮 {each}" for epochs, each in found)
+    return f"on {data.title} " + listed([f"{each} after {epochs}" for epochs, each in found]) + " epochs"
+
+
+def _behind(compared: dict, cut: str, evidence: Evidence, zh: bool) -> str:
+    """The best other method of a row of the headline, if its mean is above that of ours by what can be printed."""
+    data, bits, ours = compared["data"], compared["bits"], compared["rows"]["on"]
+    others = [row for row in data.others if row.figures(bits)]
+    if not others or "on" not in compared["scores"]:
+        return ""
     score = lambda row: float(np.mean([in_points(each, "unpaired", cut) for each in row.figures(bits)]))
-    best = max((row for row in data.others if row.figures(bits)), key=score)
-    if score(best) < score(data.row(ON)):
-        return []
-    difference = score(best) - score(data.row(ON))
-    return [f"{best.method}（{data.title}，{bits} 位 {name}，高 {difference:.1f}）" if zh else
-            f"{best.method} on {data.title} by {difference:.1f} points of {name} at {bits} bits"]
+    best = max(others, key=score)
+    difference = round(score(best) - score(ours), 1)
+    if difference <= 0:
+        return ""
+    counts, mark = [len(row.figures(bits)) for row in (best, ours)], evidence.mark([best, ours])
+    name = "mAP@all" if cut == "map" else "mAP@50"
+    if zh:
+        seeds = "" if counts[0] == counts[1] else f"（{counts[0]} 个种子对 {counts[1]} 个）"
+        return f"{data.title} 上 {best.method} 的 {bits} 位 {name} 高 {difference:.1f}{seeds}{mark}"
+    seeds = "" if counts[0] == counts[1] else f" ({of('seed', counts[0])} against {counts[1]})"
+    return f"{best.method} on {data.title} by {difference:.1f} points of {name} at {bits} bits{seeds}{mark}"
 
 
-def _by_epochs(data: Data) -> dict[int, list[float]]:
-    """What the scale gains of mAP@all seed by seed, by the length of the training in epochs."""
+def _by_epochs(data: Data) -> dict[int, Pair]:
+    """Ours with and without the scale, by the length of the training in epochs, all else at its default."""
     found = {}
     for row in data.rows:
-        if row.ours and row.settings.keys() <= {"epoch"} and (off := data.row({**row.settings, **OFF})):
-            seeds = [seed for seed in row.by_seed if seed in off.by_seed]
-            if seeds:
-                found[row.settings.get("epoch", ICMR.Config().epoch)] = [
-                    row.mean(seed, "unpaired", "map") - off.mean(seed, "unpaired", "map") for seed in seeds]
+        if row.ours and row.settings.keys() <= {"epoch"} and (pair := data.pair(row.settings)):
+            found[row.settings.get("epoch", ICMR.Config().epoch)] = pair
     return dict(sorted(found.items()))
 
 
@@ -265,7 +283,7 @@ def promises_table(evidence: Evidence, zh: bool = False) -> list[str]:
         cells = [_promise_cell(column[number], zh) for column in columns.values()]
         rows.append([chinese if zh else english, FIGURES_ZH[promise.measure] if zh else figure, *cells])
     for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
-        balanced = [_balanced_cell(data, cut, zh) for data in compared]
+        balanced = [_balanced_cell(data, cut, evidence, zh) for data in compared]
         if any(cell != "–" for cell in balanced):
             first = ("配合平衡损失更好" if zh else "better with the balanced loss") if cut == "map" else ""
             rows.append([first, f"{name}, `--positive_weight 0.6`", *balanced])
@@ -274,14 +292,14 @@ def promises_table(evidence: Evidence, zh: bool = False) -> list[str]:
         titles = [f"{data.title}（{counts[data.name]} 个种子）{_mark(evidence, data)}" for data in compared]
         return [*table(["原指南预期", "指标", *titles], rows, len(titles) + 2), "",
                 "开启减关闭，均值 ± 标准误（相同种子，各码长与双向平均，单模态查询，最后一轮）；结论依据 95% 置信区间。"
-                f"波动为训练后半段二阶差分绝对值的均值。逐项数据见 [{RESULTS}]({RESULTS})。", *footnote([titles], zh)]
+                f"波动为训练后半段二阶差分绝对值的均值。逐项数据见 [{RESULTS}]({RESULTS})。", *footnote([titles, *rows], zh)]
     titles = [f"{data.title} ({of_seeds([counts[data.name]])}){_mark(evidence, data)}" for data in compared]
     return [*table(["the guide", "measured", *titles], rows, len(titles) + 2), "",
             "The scale on against off, mean ± standard error over seeds, the same seed on and off; mean of the code "
             "lengths and both directions, unpaired, last epoch. A verdict is given where the 95 % confidence interval "
             "allows one. Roughness is the mean absolute second difference in the second half of the training, of the "
             f"loss in % of its level there. The figures of each code length are in [{RESULTS}]({RESULTS}).",
-            *footnote([titles])]
+            *footnote([titles, *rows])]
 
 
 def _promise_cell(row: dict, zh: bool) -> str:
@@ -289,13 +307,12 @@ def _promise_cell(row: dict, zh: bool) -> str:
     word = VERDICTS_ZH[row["verdict"]] if zh else row["verdict"]
     if row["change"] is None:
         return f"**{word}**"
-    places = 0 if row["unit"] == "%" and abs(row["change"]) >= 10 else 1
-    change = f"{_zero(row['change']):+.{places}f}"
-    change += f" ± {row['standard_error']:.{places}f}" if row["standard_error"] is not None else ""
+    change = f"{_zero(row['change']):+.1f}"
+    change += f" ± {row['standard_error']:.1f}" if row["standard_error"] is not None else ""
     return f"**{word}**{'：' if zh else ': '}{change}{' %' * (row['unit'] == '%')}"
 
 
-def _balanced_cell(data: Data, cut: str, zh: bool) -> str:
+def _balanced_cell(data: Data, cut: str, evidence: Evidence, zh: bool) -> str:
     """What the balanced loss gains at the weight that the guide suggests, with the scale on, and its verdict."""
     plain, balanced = data.row(ON), data.row({"loss": "balanced", "positive_weight": 0.6})
     seeds = [seed for seed in balanced.by_seed if seed in plain.by_seed] if balanced else []
@@ -303,7 +320,8 @@ def _balanced_cell(data: Data, cut: str, zh: bool) -> str:
         return "–"
     values = [balanced.mean(seed, "unpaired", cut) - plain.mean(seed, "unpaired", cut) for seed in seeds]
     word = promises.verdict(*interval(np.array(values)), 0.0)
-    return f"**{VERDICTS_ZH[word] if zh else word}**{'：' if zh else ': '}{gain(values, zh)}"
+    value = gain(values, zh, usual=len(data.compared.seeds)) + evidence.mark([plain, balanced])
+    return f"**{VERDICTS_ZH[word] if zh else word}**{'：' if zh else ': '}{value}"
 
 
 def scale_sweep(evidence: Evidence) -> list[str]:
@@ -363,7 +381,7 @@ def sweep(evidence: Evidence, study: str, what: str, name: Callable[[dict], str]
                  for row in rows]
         lines += [*([""] if lines else []),
                   f"{data.title}, mean of the code lengths and both directions, unpaired, mean ± standard deviation "
-                  f"over {of_seeds([len(seeds)])}; `{command(study, data, len(seeds))}`:", "",
+                  f"over {of_seeds([len(seeds)])}; `{command(study, data, seeds)}`:", "",
                   *table([what, "mAP@all", "mAP@50", "R@10 of the own partner", "quantization error"], cells),
                   *footnote(cells)]
     return lines or [NOTHING]
@@ -373,31 +391,31 @@ def epochs(evidence: Evidence) -> list[str]:
     """Ours with and without the scale after trainings of different length, a table a data set."""
     lines = []
     for data in evidence.datasets:
-        cells, counts = [], []
-        for number in _by_epochs(data):
-            settings = {} if number == ICMR.Config().epoch else {"epoch": number}
-            on, off = data.row(settings), data.row({**settings, **OFF})
-            seeds = [seed for seed in on.by_seed if seed in off.by_seed]
-            counts.append(len(seeds))
-            row = [f"{number}" + " (default)" * (not settings) + evidence.mark([on, off])]
+        cells, pairs = [], _by_epochs(data)
+        for number, (on, off, seeds) in pairs.items():
+            row = [f"{number}" + " (default)" * (on.settings == ON) + evidence.mark([on, off])]
             for cut in ("map", "map@50"):
                 a, b = ([side.mean(seed, "unpaired", cut) for seed in seeds] for side in (off, on))
                 row += [spread(a), spread(b), gain(np.subtract(b, a))]
             cells.append(row)
         if len(cells) > 1:
+            seeds = [pair.seeds for pair in pairs.values()]
             lines += [*([""] if lines else []),
                       f"{data.title}, mean of the code lengths and both directions, unpaired, mean ± standard "
-                      f"deviation over {of_seeds(counts)}, the gain ± its standard error; "
-                      f"`{command('epochs', data, max(counts))}`:", "",
+                      f"deviation over {of_seeds(map(len, seeds))}, the gain ± its standard error; "
+                      f"`{command('epochs', data, itertools.chain(*seeds))}`:", "",
                       *table(["epochs", "mAP@all off", "on", "gain", "mAP@50 off", "on", "gain"], cells),
                       *footnote(cells)]
     return lines or [NOTHING]
 
 
-def command(study: str, data: Data, seeds: int) -> str:
-    """The command that makes the records of a table anew."""
+def command(study: str, data: Data, seeds: Iterable[int]) -> str:
+    """The command that makes the records of these seeds anew; benchmark.py takes seeds from 0 up."""
     study = "" if study == "methods" else f" {study}"
-    return f"python benchmark.py{study} --datasets {data.name} --seeds {seeds} --record"
+    first = {record["history"]["epoch"][0] for row in data.compared[:2] for record in row.records} \
+        if data.compared else set()  # each study has these trainings, and would replace them by some tested less often
+    tested = f" --eval_every {min(first)}" if len(first) == 1 and first != {ICMR.Config().eval_every} else ""
+    return f"python benchmark.py{study} --datasets {data.name} --seeds {max(seeds) + 1}{tested} --record"
 
 
 # --- speed and search -------------------------------------------------------------------------------------------------

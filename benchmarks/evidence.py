@@ -6,6 +6,7 @@ import functools
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -51,9 +52,21 @@ class Row:
         return [promises.of_record(by_seed[seed]) for seed in seeds]
 
 
+class Pair(NamedTuple):
+    """Two rows of ours to be compared seed by seed, and the seeds that both have."""
+
+    on: Row
+    off: Row
+    seeds: list[int]
+
+    def gains(self, protocol: str, cut: str) -> list[float]:
+        """In points, of each seed: the mean of the code lengths and both directions."""
+        return [self.on.mean(seed, protocol, cut) - self.off.mean(seed, protocol, cut) for seed in self.seeds]
+
+
 @dataclass(frozen=True)
 class Data:
-    """One data set with its records, the rows of its tables, and the code lengths of ours."""
+    """One data set with its records, the rows of its tables, and the code lengths of ours: none if all were skipped."""
 
     name: str
     records: list[dict]
@@ -73,12 +86,16 @@ class Data:
         """Other methods than ours."""
         return [row for row in self.rows if not row.ours]
 
-    @property
-    def compared(self) -> tuple[Row, Row, list[int]] | None:
-        """Ours with and without the scale, and the seeds of both; None without such records."""
-        on, off = self.row(ON), self.row(OFF)
+    def pair(self, settings: dict) -> Pair | None:
+        """Ours with these settings, with and without the scale; None without seeds of both."""
+        on, off = self.row(settings), self.row({**settings, **OFF})
         seeds = [seed for seed in on.by_seed if seed in off.by_seed] if on and off else []
-        return (on, off, seeds) if seeds else None
+        return Pair(on, off, seeds) if seeds else None
+
+    @property
+    def compared(self) -> Pair | None:
+        """Ours with and without the scale, all else at its default."""
+        return self.pair(ON)
 
 
 @dataclass(frozen=True)

@@ -46,9 +46,8 @@ def of_dataset(data: Data, evidence: Evidence) -> list[str]:
              f"with `{fingerprint[:8]}`."]
     main = [row for row in data.rows if not row.ours or row.settings in (ON, OFF)]
     other = [row for row in data.rows if row not in main]
-    seeds = max((len(row.by_seed) for row in main), default=1)
     if main:
-        made = [f"`{command('methods', data, seeds)}`:", ""]
+        made = [f"`{command('methods', data, [seed for row in main for seed in row.by_seed])}`:", ""]
         lines += ["", "### Unpaired", "", *made, *by_length(main, data, evidence, "unpaired", "map", "map@50")]
         if any("paired" in each for row in main for each in row.figures(data.lengths[0])):
             lines += ["", "### Paired", "", *made, *by_length(main, data, evidence, "paired", "map", "map@50")]

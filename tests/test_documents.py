@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import blocks, documents, evidence
+from benchmarks import blocks, documents, evidence, results
 from common.errors import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -135,8 +135,21 @@ def test_the_best_is_bold_even_if_it_is_not_ours(records):
     rows = blocks.headline(evidence.gather(records + better, current, None, None))
     assert rows[-1] == "| [OpenMoji](RESULTS.md#openmoji) | **57.4** (CIRH) | 44.4 | 48.4 |"
     lines = blocks.limits(evidence.gather(records + better, current, None, None))
-    assert "- Other methods are ahead: CIRH on OpenMoji by 9.0 points of mAP@all at 64 bits and CIRH on OpenMoji by " \
-           "9.9 points of mAP@50 at 64 bits." in lines
+    assert "- By the means, other methods are ahead: CIRH on OpenMoji by 9.0 points of mAP@all at 64 bits (1 seed " \
+           "against 3); CIRH on OpenMoji by 9.9 points of mAP@50 at 64 bits (1 seed against 3)." in lines
+    assert not any("†" in line for line in lines)
+    lines = blocks.limits(evidence.gather([*records, *(record("CIRH", seed, lengths=(64,), score=0.5, code="b" * 64)
+                                                       for seed in range(3))], current, None, None))
+    assert "- By the means, other methods are ahead: CIRH on OpenMoji by 10.0 points of mAP@all at 64 bits †; CIRH " \
+           "on OpenMoji by 10.0 points of mAP@50 at 64 bits †." in lines and lines[-1] == blocks.OTHER_CODE
+
+
+@pytest.mark.parametrize("more, ahead", [(0.0, False), (0.0004, False), (0.0006, True)])
+def test_a_method_is_ahead_by_what_can_be_printed(records, more, ahead):
+    close = [record("CIRH", seed, lengths=(64,), score=0.4 + more) for seed in range(3)]
+    lines = "\n".join(blocks.limits(evidence.gather(records + close, current, None, None)))
+    assert ("CIRH on OpenMoji by 0.1 points of mAP@all at 64 bits; CIRH" in lines) is ahead
+    assert ("ahead" in lines) is ahead
 
 
 def test_limits_and_promises_say_what_was_gained(records):
@@ -146,8 +159,9 @@ def test_limits_and_promises_say_what_was_gained(records):
     found = evidence.gather(records + icons, current, None, None)
     lines = blocks.limits(found)
     assert "over 3 seeds" in lines[0]
-    assert "- mAP@all: it gains on OpenMoji +4.0 ± 0.0; no gain is shown on Icons +0.0 ± 0.6." in lines
-    assert any("(R@10): OpenMoji -4.0 ± 0.0" in line for line in lines)
+    assert "- mAP@all: higher on OpenMoji by 4.0 ± 0.0; no clear change on Icons +0.0 ± 0.6." in lines
+    assert "- A query's own partner among the first ten (R@10): lower on OpenMoji by 4.0 ± 0.0; no clear change on " \
+           "Icons +0.0 ± 0.6." in lines
     rows = blocks.promises_table(found)
     assert rows[0] == "| the guide | measured | OpenMoji (3 seeds) | Icons (3 seeds) |"
     assert "| mAP +2 to 5 points | mAP@all | **kept**: +4.0 ± 0.0 | **unclear**: +0.0 ± 0.6 |" in rows  # within ± 2.8
@@ -179,7 +193,7 @@ def test_studies_of_ours_have_their_tables(records):
     rows = [line.split(" | ")[0] for line in blocks.scale_sweep(found) if line.startswith("| ")]
     assert rows[2:] == ["| off", "| 1 to 8 (conservative)", "| 1 to 10 (default)", "| 2 to 12 (aggressive)",
                         "| 1 to 10, step"]
-    assert "over 2 seeds; `python benchmark.py scale --datasets openmoji --seeds 2 --record`" in \
+    assert "over 2 seeds; `python benchmark.py scale --datasets openmoji --seeds 2 --eval_every 1 --record`" in \
         blocks.scale_sweep(found)[0]
     assert [line.split(" | ")[:2] for line in blocks.balanced_loss(found)[4:]] == [
         ["| 0.5 (default)", "45.5 ± 0.7"], ["| 0.6", "40.5 ± 0.7"]]
@@ -187,13 +201,58 @@ def test_studies_of_ours_have_their_tables(records):
     assert [(row[0], row[3]) for row in rows] == [("| 30", "-1.0 ± 0.0"), ("| 100 (default)", "+4.0 ± 0.0")]
     assert any(row.startswith("| better with the balanced loss | mAP@all, `--positive_weight 0.6` | **not kept**: -5.0")
                for row in blocks.promises_table(found))
-    assert "\n".join(blocks.limits(found)).count("-1.0 ± 0.0 after 30 and +4.0 ± 0.0 after 100 epochs on OpenMoji") == 1
+
+
+def test_the_length_of_the_training_is_told_of_each_data_set_with_its_seeds_and_code(records):
+    shorter = [record(seed=seed, settings={"epoch": 30, **settings}, score=score, code="b" * 64)
+               for seed in range(2) for settings, score in (({}, 0.41), (OFF, 0.42))]
+    icons = [{**each, "dataset": "icons", "code": CODE} for each in records + shorter if each["method"] == "ours"]
+    lines = blocks.limits(evidence.gather(records + shorter + icons, current, None, None))
+    assert "over 3 seeds where no other number is given." in lines[0]
+    assert "- The gain of mAP@all by the length of the training: on OpenMoji -1.0 ± 0.0 (2 seeds) † after 30 and " \
+           "+4.0 ± 0.0 after 100 epochs; on Icons -1.0 ± 0.0 (2 seeds) after 30 and +4.0 ± 0.0 after 100 epochs." \
+        in lines
+    assert lines[-1] == blocks.OTHER_CODE
+    lines = blocks.limits(evidence.gather(records, current, None, None))
+    assert "over 3 seeds. " in lines[0] and not any("length of the training" in line for line in lines)
+
+
+def test_the_balanced_loss_has_its_own_seeds_and_mark_among_the_promises(records):
+    def rows(seeds, code):
+        more = [record(seed=seed, settings={"loss": "balanced", "positive_weight": 0.6}, score=0.35, code=code)
+                for seed in range(seeds)]
+        lines = blocks.promises_table(evidence.gather(records + more, current, None, None))
+        return [line for line in lines if "`--positive_weight 0.6`" in line], lines[-1] == blocks.OTHER_CODE
+
+    assert rows(3, CODE)[0][0].endswith("**not kept**: -5.0 ± 0.0 |") and not rows(3, CODE)[1]
+    assert all(row.endswith("-5.0 ± 0.0 (2 seeds) |") for row in rows(2, CODE)[0])
+    assert all(row.endswith("-5.0 ± 0.0 † |") for row in rows(3, "b" * 64)[0]) and rows(3, "b" * 64)[1]
+
+
+def test_a_command_has_all_seeds_of_its_table(records):
+    moved = [{**each, "seed": each["seed"] + 4} for each in records]
+    more = [record(seed=seed, settings=settings, score=0.39) for seed in (4, 6) for settings in (
+        {"scale_max": 8.0}, {"epoch": 30}, {"epoch": 30, **OFF})]
+    found = evidence.gather(moved + more, current, None, None)
+    for block in (blocks.scale_sweep, blocks.epochs):
+        assert "--datasets openmoji --seeds 7 --eval_every 1 --record`" in block(found)[0]
+    data, = found.datasets
+    assert "`python benchmark.py --datasets openmoji --seeds 7 --eval_every 1 --record`:" in \
+        results.of_dataset(data, found)
+    for each in moved:
+        each["history"] = {"epoch": [10], "map": {bits: values[-1:] for bits, values in each["history"]["map"].items()}}
+    assert "openmoji --seeds 7 --record`" in blocks.scale_sweep(evidence.gather(moved + more, current, None, None))[0]
 
 
 def test_what_cannot_be_trained_is_said(folder, records):
     skipped = {key: value for key, value in record("CCA", lengths=(64,)).items() if key not in ("final", "history")}
     documents.write_documents(folder, [*records, {**skipped, "skipped": "only 32 dimensions"}], current)
     assert "- CCA, 64 bits: only 32 dimensions" in (folder / "RESULTS.md").read_text(encoding="utf-8")
+    before = block(folder, "headline", "README.md")
+    skipped |= {"dataset": "tiny", "skipped": "only 32 pairs"}  # and nothing else of these data
+    documents.write_documents(folder, [*records, skipped], current)
+    assert "- CCA, 64 bits: only 32 pairs" in (folder / "RESULTS.md").read_text(encoding="utf-8")
+    assert block(folder, "headline", "README.md") == before
 
 
 SPEED = {"training": {"sized": {**{f"reference, {bits} bits": 2.0 for bits in (16, 32, 64, 128)},

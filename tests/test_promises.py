@@ -93,6 +93,23 @@ def test_epochs_without_a_test_leave_convergence_open():
                                                                                               promises.UNCLEAR]
 
 
+def test_a_curve_is_measured_only_if_all_were_tested_after_the_same_epochs():
+    def run(tested):
+        return training(curve=[30, 40, 45, 50, 46, 50, 47, 50], tested=tested)
+
+    every, tenth = range(1, 9), range(10, 81, 10)
+    same = promises.compare([run([*every])] * 3, [run([*every])] * 3)
+    for progressive, original in (([tenth] * 3, [every] * 3), ([every, every, tenth], [every, every, tenth])):
+        rows = promises.compare([run([*each]) for each in progressive], [run([*each]) for each in original])
+        for row, usual in zip(rows, same):
+            if row["measure"] in ("map_roughness", "epochs_to_95"):
+                assert row["verdict"] == promises.UNMEASURABLE != usual["verdict"]
+                assert row["original"] is row["change"] is None and row["change_by_seed"] == [None] * 3
+            else:
+                assert row == usual
+        json.dumps(rows, allow_nan=False)
+
+
 def test_what_is_never_reached_or_too_short_is_none():
     rows = {row["measure"]: row for row in promises.compare([training(20, loss=[1.0] * 3)] * 2, [training()] * 2)}
     assert rows["epochs_to_95"]["verdict"] == promises.NOT_KEPT and rows["epochs_to_95"]["change"] is None
