@@ -249,10 +249,10 @@ def main(argv: list[str] | None = None) -> list[Path]:
             raise
     retrieval = solver.data.retrieval
     with torch.no_grad():
-        x = [solver.model.encode(**side)[1].cpu().numpy() for side in (
-            {"image": retrieval.image.to(solver.device)}, {"text": retrieval.text.to(solver.device)})]
+        x = np.concatenate([solver.model.encode(**side)[1].cpu().numpy() for side in (
+            {"image": retrieval.image.to(solver.device)}, {"text": retrieval.text.to(solver.device)})])
     charts = {"1_stages": draw_stages(solver.stages, config.batch_norm),
-              "2_scales": draw_scales(np.concatenate(x), config.batch_norm),
+              "2_scales": draw_scales(x, config.batch_norm),
               "3_epochs": draw_epochs(solver.run.log, config)}
     written = [path for name, figure in charts.items() for path in plots.save(figure, solver.files.results / name)]
     for line in explain(solver, x, list(charts)):

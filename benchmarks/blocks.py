@@ -113,7 +113,9 @@ def _headline_rows(evidence: Evidence) -> list[dict]:
 
 
 def headline(evidence: Evidence, zh: bool = False) -> list[str]:
-    """mAP@all of the best other method, of ours without the scale and of ours, a row a data set."""
+    """mAP@all of the best of the other methods that are recorded, of ours without the scale and of ours, a row a data
+    set.
+    """
     found = _headline_rows(evidence)
     if not found:
         return [NOTHING_ZH if zh else NOTHING]
@@ -131,14 +133,16 @@ def headline(evidence: Evidence, zh: bool = False) -> list[str]:
     counts = {kind: [len(each["rows"][name].figures(each["bits"])) for each in found for name in names
                      if name in each["scores"]] for kind, names in kinds.items()}
     bits = found[0]["bits"] if len({each["bits"] for each in found}) == 1 else str(HEADLINE_BITS)
+    others = ", ".join(sorted({row.method for each in found for row in each["data"].others}))
     note = footnote(rows, zh)
     if zh:
         return [f"mAP@all（百分点，{bits} 位，单模态查询，双向平均；{_seeds_zh(counts)}）：", "",
-                *table(["数据集", "其他方法中最好的", "关闭渐进式", "开启渐进式"], rows), *note]
+                *table(["数据集", f"{others} 中最好的" if others else "其他方法", "关闭渐进式", "开启渐进式"], rows), *note]
     seeds = of_seeds(itertools.chain(*counts.values())) if _alike(counts) else \
         listed([f"{of_seeds(each)} of {kind}" for kind, each in counts.items() if each])
     return [f"mAP@all in points at {bits} bits, the mean of both directions and of {seeds}; the highest in bold:", "",
-            *table(["", "best other method", "ours, without the scale", "ours"], rows), *note]
+            *table(["", f"best of {others}" if others else "other methods", "ours, without the scale", "ours"], rows),
+            *note]
 
 
 def _alike(counts: dict[str, list[int]]) -> bool:
