@@ -13,7 +13,7 @@ from load_data import Dataset
 
 DEFAULT, OFF = "ours", "ours, progressive off"
 PARTNERS = dict(structure_start=0.0, structure_end=0.0)  # targets that are partners only
-STEADY = dict(structure_start=0.5, structure_end=0.5)  # half of each target to pairs that are alike, throughout
+STEADY = dict(structure_start=0.5, structure_end=0.5)  # half of each target to the neighbours, throughout
 HEADS = dict(ucmfh.HEADS, use_progressive_hash=False)  # UCMFH's heads, loss and settings, on the features alone
 STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ from the default}
     "methods": {OFF: {"use_progressive_hash": False}, DEFAULT: {}},
@@ -23,22 +23,22 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "+ batch norm before the tanh": {**HEADS, "centre": True, "batch_norm": True},
         "+ hidden layer of 1024": {**HEADS, "centre": True, "batch_norm": True, "hidden": 1024},
         "+ progressive scale": {"temperature": 0.5, "noise": 0.0, **PARTNERS},
-        "+ structure targets from the features": {"temperature": 0.5, "noise": 0.0, "code_weight": 0.0, **STEADY},
-        "+ half of them from the codes": {"temperature": 0.5, "noise": 0.0, **STEADY},
+        "+ neighbours by features in the targets": {"temperature": 0.5, "noise": 0.0, "code_weight": 0.0, **STEADY},
+        "+ half of the neighbours by codes": {"temperature": 0.5, "noise": 0.0, **STEADY},
         "+ feature noise": {"temperature": 0.5, **STEADY},
         "+ temperatures from the pairs": STEADY,
-        "+ their share falls from 0.8 to 0.2: ours": {},
+        "+ mixing weight falling from 0.8 to 0.2: ours": {},
         "ours, progressive off": {"use_progressive_hash": False},
         "ours, no batch norm": {"batch_norm": False},
         "ours, no batch norm, progressive off": {"batch_norm": False, "use_progressive_hash": False},
         "ours, not centred": {"centre": False},
-        "ours, no structure targets": PARTNERS,
-        "ours, structure's share 0.5, progressive off": {**STEADY, "use_progressive_hash": False},
-        "ours, structure's share from 0.9 to 0.1": {"structure_start": 0.9, "structure_end": 0.1},
-        "ours, structure's share from 0.2 to 0.8": {"structure_start": 0.2, "structure_end": 0.8},
-        "ours, structure from the features": {"code_weight": 0.0},
-        "ours, structure from the features, progressive off": {"code_weight": 0.0, "use_progressive_hash": False},
-        "ours, structure from the codes": {"code_weight": 1.0},
+        "ours, partners only": PARTNERS,
+        "ours, mixing weight 0.5 throughout, progressive off": {**STEADY, "use_progressive_hash": False},
+        "ours, mixing weight from 0.9 to 0.1": {"structure_start": 0.9, "structure_end": 0.1},
+        "ours, mixing weight from 0.2 to 0.8": {"structure_start": 0.2, "structure_end": 0.8},
+        "ours, neighbours by features alone": {"code_weight": 0.0},
+        "ours, neighbours by features alone, progressive off": {"code_weight": 0.0, "use_progressive_hash": False},
+        "ours, neighbours by codes alone": {"code_weight": 1.0},
         "ours, no noise": {"noise": 0.0},
         "ours, half the noise": {"noise": 0.5},
         "ours, temperature 0.3": {"temperature": 0.3},
