@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
+
 import numpy as np
 
+from benchmarks import studies
+from benchmarks.baselines import METHODS
 from benchmarks.blocks import (anchor, command, footnote, gain, label, of, of_seeds, search_speed, seeds_of, speed,
                                table)
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
@@ -47,7 +51,11 @@ def of_dataset(data: Data, evidence: Evidence) -> list[str]:
     main = [row for row in data.rows if not row.ours or row.settings in (ON, OFF)]
     other = [row for row in data.rows if row not in main]
     if main:
-        made = [f"`{command('methods', data, [seed for row in main for seed in row.by_seed])}`:", ""]
+        names = [row.method if not row.ours else studies.OFF if row.settings == OFF else studies.DEFAULT for row in main]
+        made = command("methods", data, [seed for row in main for seed in row.by_seed])
+        if set(names) != {*METHODS, *studies.STUDIES["methods"]}:
+            made = f"{made} --methods {shlex.join(names)}"
+        made = [f"`{made}`:", ""]
         lines += ["", "### Unpaired", "", *made, *by_length(main, data, evidence, "unpaired", "map", "map@50")]
         if any("paired" in each for row in main for each in row.figures(data.lengths[0])):
             lines += ["", "### Paired", "", *made, *by_length(main, data, evidence, "paired", "map", "map@50")]

@@ -237,8 +237,9 @@ def test_a_command_has_all_seeds_of_its_table(records):
     for block in (blocks.scale_sweep, blocks.epochs):
         assert "--datasets openmoji --seeds 7 --eval_every 1 --record`" in block(found)[0]
     data, = found.datasets
-    assert "`python benchmark.py --datasets openmoji --seeds 7 --eval_every 1 --record`:" in \
-        results.of_dataset(data, found)
+    names = [row.method for row in data.rows if not row.ours]
+    assert f"`python benchmark.py --datasets openmoji --seeds 7 --eval_every 1 --record --methods {' '.join(names)} " \
+        f"'ours, progressive off' ours`:" in results.of_dataset(data, found)
     for each in moved:
         each["history"] = {"epoch": [10], "map": {bits: values[-1:] for bits, values in each["history"]["map"].items()}}
     assert "openmoji --seeds 7 --record`" in blocks.scale_sweep(evidence.gather(moved + more, current, None, None))[0]
