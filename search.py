@@ -16,7 +16,6 @@ import common.threads  # first: it sets how threads wait, before PyTorch loads
 import argparse
 import contextlib
 import json
-import os
 import shutil
 from pathlib import Path
 

@@ -97,11 +97,7 @@ def stale(root: Path, records: list[dict], current: Callable[[str], str], speed:
 
 
 def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error}); expected a document in "
-                         f"UTF-8") from None
+    return records.read_text(path, "a document in UTF-8")
 
 
 def filled(name: str, text: str, evidence: Evidence, required: Sequence[str] = ()) -> str:

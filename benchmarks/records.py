@@ -32,6 +32,7 @@ from training.device import processor
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "docs/results"
 OURS = "ours"
+WRITTEN = "records in UTF-8, as benchmark.py --record writes them"
 LEFT_OUT = ("reporting",)  # what draws and prints, which decides no figure of a record
 
 _COMMIT, _SHA256, _DATE = (re.compile(text) for text in ("[0-9a-f]{40}", "[0-9a-f]{64}", r"\d{4}-\d\d-\d\d"))
@@ -168,7 +169,7 @@ def read(path: str | Path) -> list[dict]:
     """
     path = Path(path)
     records, seen = [], {}
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    for number, line in enumerate(read_text(path, WRITTEN).splitlines(), 1):
         where = f"{path}, line {number}"
         record = _parsed(where, line)
         _check(where, record, SKIPPED if isinstance(record, dict) and "skipped" in record else TRAINED)
@@ -190,18 +191,19 @@ def read(path: str | Path) -> list[dict]:
 
 def read_measurement(path: str | Path) -> dict:
     """A measurement of speed or search. Raises InputError if the file is not one."""
-    content = _parsed(str(path), _text(Path(path)))
+    content = _parsed(str(path), read_text(Path(path), WRITTEN))
     _check(str(path), {key: content[key] for key in MEASURED if key in content} if isinstance(content, dict)
            else content, MEASURED)
     return content
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path, expected: str) -> str:
+    """The text of a file in UTF-8. Raises InputError, which says what was ``expected``, if it can't be read."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error}); expected records in "
-                         f"UTF-8, as benchmark.py --record writes them") from None
+        raise InputError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error}); expected {expected}") \
+            from None
 
 
 def _parsed(where: str, text: str) -> object:
