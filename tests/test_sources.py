@@ -261,12 +261,12 @@ def test_stamps_are_pictures_with_an_english_line():
 
 
 def drawing(title, *keywords, head=""):
-    return (f'{head}<svg xmlns="http://www.w3.org/2000/svg" width="40" height="20"><metadata>'
+    return (f'{head}<svg xmlns="http://www.w3.org/2000/svg" width="40pt" height="20pt"><metadata>'
             '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#" xmlns:cc="http://web.resource.org/cc/" '
             f'xmlns:dc="http://purl.org/dc/elements/1.1/"><cc:Work><dc:title>{title}</dc:title><dc:subject><rdf:Bag>'
             + "".join(f"<rdf:li>{keyword}</rdf:li>" for keyword in keywords) +
             "</rdf:Bag></dc:subject><dc:creator><cc:Agent><dc:title>An artist</dc:title></cc:Agent></dc:creator>"
-            '</cc:Work></rdf:RDF></metadata><rect width="40" height="20" fill="red"/></svg>').encode()
+            '</cc:Work></rdf:RDF></metadata><rect width="100%" height="100%" fill="red"/></svg>').encode()
 
 
 def test_the_caption_of_a_drawing_is_its_title_and_keywords():

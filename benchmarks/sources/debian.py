@@ -50,9 +50,10 @@ def draw(picture: Picture) -> bytes | None:
     pil, ops = optional("PIL.Image"), optional("PIL.ImageOps")
     try:
         content = picture.content
-        if picture.file.endswith(".svg"):  # without fonts, which differ from computer to computer
+        if picture.file.endswith(".svg"):
+            # Without fonts, which differ from computer to computer. It refuses sizes in points unless dpi is given.
             content = optional("resvg_py").svg_to_bytes(svg_string=content.decode(), width=IMAGE_SIZE,
-                                                        height=IMAGE_SIZE, skip_system_fonts=True)
+                                                        height=IMAGE_SIZE, dpi=96, skip_system_fonts=True)
         image = upright(pil.open(io.BytesIO(bytes(content))))
     except (InputError, MemoryError):
         raise
