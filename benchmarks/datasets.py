@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.sources import icons, numeric
+from benchmarks.sources import glyphs, icons, numeric
 from common.atomic_files import check_writable
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
@@ -46,9 +46,17 @@ RECIPES = {
     "digits": Recipe(SELECTION, 1797, "nothing more: scikit-learn has them",
                      "bb5695e56b4f0e6f98497821fe1afbc719f66479ed84c1701bc3ffa4b3071cf3",
                      "digits/digits.npz", numeric.make_digits),
-    "icons": Recipe(SELECTION, 1422, f"{ENCODERS}, and npm or {icons.FONT_AWESOME} as a .tgz",
+    "icons": Recipe(SELECTION, 1422, f"{ENCODERS}, and npm or {icons.FONT_AWESOME.package} as a .tgz",
                     "f179e4d7d1929bc743679b62f5404c1edefddd4889b17d3db734ad53b9dda3ae",
-                    "icons/icons.h5", icons.make_icons),
+                    "icons/icons.h5", icons.FONT_AWESOME.make),
+    "remix": Recipe(SELECTION, 1668, f"{ENCODERS}, and npm or {icons.REMIX.package} as a .tgz",
+                    "9177bb9946c87a4754c0d092b7f0de723dc729f177c37b0f353c50901022a166", "remix/remix.h5", icons.REMIX.make),
+    "glyphs": Recipe(SELECTION, 4493, f"{ENCODERS}; the font comes with matplotlib",
+                     "GLYPHS", "glyphs/glyphs.h5", glyphs.make_glyphs, finer="kind"),
+    "mdi": Recipe(UNSEEN, 3915, f"{ENCODERS}, and npm or {icons.MATERIAL.package} as a .tgz",
+                  "MDI", "mdi/mdi.h5", icons.MATERIAL.make),
+    "phosphor": Recipe(UNSEEN, 1512, f"{ENCODERS}, and npm or {icons.PHOSPHOR.package} as a .tgz",
+                       "PHOSPHOR", "phosphor/phosphor.h5", icons.PHOSPHOR.make),
 }
 
 

@@ -362,7 +362,7 @@ def test_the_data_sets_are_listed(capsys):
 
 
 def icon_package(path, version="7.3.1", **replaced):
-    count = icons.QUERIES + 5
+    count = icons.FEWEST + 5
     files = {"package.json": json.dumps({"name": "@fortawesome/fontawesome-free", "version": version}),
              "metadata/icons.yml": "".join(f"'i{n}':\n  label: Icon {n}\n  search:\n    terms:\n      - '{n}'\n"
                                            for n in range(count)) + "none:\n  label: No category\n",
@@ -380,8 +380,8 @@ def icon_package(path, version="7.3.1", **replaced):
 
 def test_the_icons_of_a_package_are_those_that_are_solid_and_have_a_category(tmp_path):
     pytest.importorskip("yaml", reason="not installed (requirements-extract.txt)")
-    found = icons.read_icons(icon_package(tmp_path / "icons.tgz"))
-    assert len(found) == icons.QUERIES + 4
+    found = icons.FONT_AWESOME.read(icon_package(tmp_path / "icons.tgz"))
+    assert len(found) == icons.FEWEST + 4
     assert found[0] == icons.Icon("i1", "Icon 1, 1", ["A", "B"], "<svg id='i1'/>")
 
 

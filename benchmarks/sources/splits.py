@@ -1,4 +1,4 @@
-"""The split of the data sets that come without one."""
+"""The one rule by which the data sets of this folder that come without a split are split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,10 @@ import numpy as np
 
 from extraction.dataset_file import split
 
+QUERY_SHARE = 0.15
+MAX_QUERIES, MAX_TRAIN = 1000, 5000
 
-def usual_split(count: int, train: int | None = None) -> dict[str, np.ndarray]:
-    """15 % of the rows, at most 1,000, as queries, at random; the rest to search, and at most ``train`` to train on."""
-    return split(count, min(count * 15 // 100, 1000), 0, train)
+
+def random_split(count: int) -> dict[str, np.ndarray]:
+    """15 % of the rows as queries, at most 1,000, and of the others at most 5,000 to train on; see :func:`split`."""
+    return split(count, min(MAX_QUERIES, int(QUERY_SHARE * count)), 0, MAX_TRAIN)
