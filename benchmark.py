@@ -5,7 +5,7 @@
     python benchmark.py scale                            # scale_min, scale_max and the schedules
     python benchmark.py epochs                           # trainings of 30 to 200 epochs
     python benchmark.py speed | search                   # how fast training, evaluation and search are
-    python benchmark.py data [digits | icons]            # make a data set that is measured on, or list them all
+    python benchmark.py data [NAME | all]                # make a data set that is measured on, or list them all
     python benchmark.py tables                           # write the figures of the records into the documents
     python benchmark.py check                            # train some records again, and compare
 

@@ -22,6 +22,7 @@ import ICMR
 import metric
 from benchmarks import baselines, check, datasets, records, tables, trainings
 from benchmarks.baselines import METHODS
+from benchmarks.sources import icons, numeric
 from benchmarks.studies import DEFAULT, OFF, STUDIES
 from load_data import load_dataset
 from toy import write_toy
@@ -361,7 +362,7 @@ def test_the_data_sets_are_listed(capsys):
 
 
 def icon_package(path, version="7.3.1", **replaced):
-    count = datasets.QUERIES + 5
+    count = icons.FEWEST + 5
     files = {"package.json": json.dumps({"name": "@fortawesome/fontawesome-free", "version": version}),
              "metadata/icons.yml": "".join(f"'i{n}':\n  label: Icon {n}\n  search:\n    terms:\n      - '{n}'\n"
                                            for n in range(count)) + "none:\n  label: No category\n",
@@ -379,9 +380,9 @@ def icon_package(path, version="7.3.1", **replaced):
 
 def test_the_icons_of_a_package_are_those_that_are_solid_and_have_a_category(tmp_path):
     pytest.importorskip("yaml", reason="not installed (requirements-extract.txt)")
-    icons = datasets.read_icons(icon_package(tmp_path / "icons.tgz"))
-    assert len(icons) == datasets.QUERIES + 4
-    assert icons[0] == datasets.Icon("i1", "Icon 1, 1", ["A", "B"], "<svg id='i1'/>")
+    found = icons.FONT_AWESOME.read(icon_package(tmp_path / "icons.tgz"))
+    assert len(found) == icons.FEWEST + 4
+    assert found[0] == icons.Icon("i1", "Icon 1, 1", ["A", "B"], "<svg id='i1'/>")
 
 
 @pytest.mark.parametrize("more, complaint", [
@@ -389,7 +390,7 @@ def test_the_icons_of_a_package_are_those_that_are_solid_and_have_a_category(tmp
     ({"metadata/icons.yml": "a: {}"}, "0 solid icons"), ({"metadata/categories.yml": "a: 3"}, "not the npm package")])
 def test_another_package_is_refused_in_one_line(tmp_path, capsys, monkeypatch, more, complaint):
     pytest.importorskip("yaml", reason="not installed (requirements-extract.txt)")
-    monkeypatch.setattr(datasets, "optional", lambda module: __import__(module) if module == "yaml" else None)
+    monkeypatch.setattr(icons, "optional", lambda module: __import__(module) if module == "yaml" else None)
     archive = icon_package(tmp_path / "icons.tgz", **more)
     with pytest.raises(SystemExit) as stop:
         benchmark.main(["data", "icons", "--archive", str(archive), "--data_dir", str(tmp_path)])
@@ -427,7 +428,7 @@ def last_evaluation(folder, progressive):
 
 def test_progressive_hashing_keeps_its_gain(tmp_path):
     """On the halves of handwritten digits, the mean of four code lengths; RESULTS.md has the gain over five seeds."""
-    datasets.make_digits(tmp_path / "digits.npz")
+    numeric.make_digits(tmp_path / "digits.npz")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as side_by_side:
         last = dict(zip((True, False), side_by_side.map(last_evaluation, [tmp_path] * 2, (True, False))))
     lengths = ("16", "32", "64", "128")
