@@ -97,7 +97,7 @@ def test_the_seed_decides(name, train, test):
         assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", ["CCA-ITQ", "CIRH"])
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].unit])
 def test_the_length_of_features_does_not_matter(name, train, test):
     longer = fitted(name, [4 * train[0], train[1] / 2], epochs=1)
     assert torch.equal(longer.encode_image(8 * test[0]), fitted(name, train, epochs=1).encode_image(test[0]))
@@ -271,6 +271,17 @@ def test_ucch_ranking_against_its_formula(batch):
             total += np.log(sum(np.exp(s[i, j] - (0 if near[j] else 0.1)) for j in range(5))) - s[i, i]
     assert 0 < shifted < 40
     assert UCCH.ranking(image, text).item() == pytest.approx(total / 5)
+
+
+def test_ucch_sees_features_as_they_are(train, test):
+    method, (image, text, _) = UCCH(BITS), train
+    seen = []
+    method._fit = lambda *arguments: seen.extend(arguments[:2])
+    method.fit(image, text)
+    assert torch.equal(seen[0], image) and torch.equal(seen[1], text)
+    method = fitted("UCCH", train, epochs=1)
+    with torch.no_grad():
+        torch.testing.assert_close(method.encode_image(test[0]), method.hash[0](test[0]))
 
 
 def test_ucch_clips_its_gradient(train, monkeypatch):
