@@ -165,18 +165,17 @@ class CIRH(DeepBaseline):
         self.cuts = self.cut(image, text)
 
     def _epoch(self, epoch, image, text):
-        batches = self._batches(len(image), least=4)
-        targets = []
-        for rows in batches:
+        learned = []
+        for rows in self._batches(len(image), least=4):
             affinity = self.affinity(image[rows], text[rows], self.cuts[rows])
             mixed = [self.mix(side[rows], affinity) for side in (image, text)]
             *sides, joint, decoded = self.graph(*mixed, affinity)
-            targets.append(joint.detach().sign())
-            loss = (self.reconstruction * sum(map(mse_loss, decoded, mixed)) + mse_loss(joint, targets[-1])
+            target = joint.detach().sign()
+            learned.append((rows, target, affinity))
+            loss = (self.reconstruction * sum(map(mse_loss, decoded, mixed)) + mse_loss(joint, target)
                     + sum(mse_loss(cosines(codes), affinity) for codes in (*sides, joint)))
             yield step(loss, self.graph_optimizer)
-        for rows, target in zip(batches, targets):
-            affinity = self.affinity(image[rows], text[rows], self.cuts[rows])
+        for rows, target, affinity in learned:
             loss = self.hash_loss(self.hash[0](image[rows]), self.hash[1](text[rows]), target, affinity)
             yield step(loss, self.hash_optimizer)
 
