@@ -14,7 +14,7 @@ from training.cca import CCA, RIDGES, choose_ridge, partner_rank
 from common.errors import InputError
 
 BITS = 8
-SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8, "CAGAN": 20, "CroVCA": 80}  # epochs, enough for clusters
+SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8, "CAGAN": 2, "CroVCA": 80}  # epochs, enough for clusters
 NAMES = list(METHODS)
 
 

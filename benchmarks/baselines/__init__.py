@@ -2,8 +2,8 @@
 
 Each is written from its paper, with the settings that its authors published for MIRFlickr-25K; where the paper leaves
 something open, from the facts in their code. All see the same frozen features, brought to unit length so that neither
-modality drowns the other (UCCH's as they are); what some fine-tune below them (DJSRH's AlexNet) is outside. Nothing
-reads labels.
+modality drowns the other, except those whose code leaves them as they are (UCCH, CAGAN); what some fine-tune below them
+(DJSRH's AlexNet) is outside. Nothing reads labels.
 
     method = METHODS["CCA-ITQ"](bits=64, seed=0)
     method.fit(train.image, train.text)

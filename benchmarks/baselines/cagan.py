@@ -28,11 +28,12 @@ class CAGAN(DeepBaseline):
 
     All codes are tanh(sqrt(epoch) h), epoch 1 the first. Networks and constants are those of the authors' code. Its
     texts are bags of tags, and S_T there 1 if two of them share one, else -1; for the dense features here it is made as
-    S_I is.
+    S_I is. As there, the networks see features as they are: at length 1 they learn too slowly.
     """
 
     name = "CAGAN"
     reference = "Li et al., CLIP-Based Adaptive Graph Attention Network, Sensors 2023"
+    unit = False
     epochs, batch_size = 20, 32
     image_share, text_share, joint_share, scale = 0.5, 0.2, 0.3, 1.4  # eta, beta, lambda, mu
     within, graph = 0.1, 0.15  # delta, phi
