@@ -9,18 +9,19 @@ import torch
 from torch.nn.functional import normalize
 
 import metric
-from benchmarks.baselines import CIRH, DJSRH, METHODS, UCCH, UCMFH, GraphNet, itq_rotation
+from benchmarks.baselines import CAGAN, CIRH, DJSRH, METHODS, UCCH, UCMFH, CroVCA, GraphCode, GraphNet, itq_rotation
 from training.cca import CCA, RIDGES, choose_ridge, partner_rank
 from common.errors import InputError
 
 BITS = 8
-SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8}  # epochs, enough for three clusters
+SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8, "CAGAN": 2, "CroVCA": 80}  # epochs, enough for clusters
 NAMES = list(METHODS)
 
 
 @pytest.fixture(autouse=True)
 def small_networks(monkeypatch):
     monkeypatch.setattr(UCCH, "width", 256)
+    monkeypatch.setattr(CroVCA, "least_steps", 0)  # as many epochs as a test asks for
 
 
 def pairs(count, seed, dim=24):
@@ -56,8 +57,8 @@ def fitted(name, train, bits=BITS, seed=0, on_epoch=None, epochs=None):
 
 
 def test_the_methods_are_these_and_say_where_they_are_from():
-    assert NAMES == ["LSH", "CCA", "CCA-ITQ", "DJSRH", "UCCH", "CIRH", "UCMFH"]
-    assert [METHODS[name].epochs for name in NAMES] == [None, None, None, 80, 20, 60, 100]
+    assert NAMES == ["LSH", "CCA", "CCA-ITQ", "DJSRH", "UCCH", "CIRH", "UCMFH", "CAGAN", "CroVCA"]
+    assert [METHODS[name].epochs for name in NAMES] == [None, None, None, 80, 20, 60, 100, 20, 5]
     assert [name for name in NAMES if METHODS[name].paired] == ["UCMFH"]
     assert all(name == METHODS[name].name and METHODS[name].reference[-4:].isdigit() for name in NAMES)
 
@@ -96,7 +97,7 @@ def test_the_seed_decides(name, train, test):
         assert not torch.equal(first, other)
 
 
-@pytest.mark.parametrize("name", ["CCA-ITQ", "CIRH"])
+@pytest.mark.parametrize("name", [name for name in NAMES if METHODS[name].unit])
 def test_the_length_of_features_does_not_matter(name, train, test):
     longer = fitted(name, [4 * train[0], train[1] / 2], epochs=1)
     assert torch.equal(longer.encode_image(8 * test[0]), fitted(name, train, epochs=1).encode_image(test[0]))
@@ -272,6 +273,17 @@ def test_ucch_ranking_against_its_formula(batch):
     assert UCCH.ranking(image, text).item() == pytest.approx(total / 5)
 
 
+def test_ucch_sees_features_as_they_are(train, test):
+    method, (image, text, _) = UCCH(BITS), train
+    seen = []
+    method._fit = lambda *arguments: seen.extend(arguments[:2])
+    method.fit(image, text)
+    assert torch.equal(seen[0], image) and torch.equal(seen[1], text)
+    method = fitted("UCCH", train, epochs=1)
+    with torch.no_grad():
+        torch.testing.assert_close(method.encode_image(test[0]), method.hash[0](test[0]))
+
+
 def test_ucch_clips_its_gradient(train, monkeypatch):
     lengths = []
 
@@ -387,6 +399,101 @@ def test_ucmfh_counts_the_steps_of_its_schedule(train):
     method.epochs, method.batch_size = 8, 8  # 12 steps an epoch
     method.fit(*train[:2], lambda epoch: rates.append([o.param_groups[0]["lr"] for o in method.optimizers]))
     np.testing.assert_allclose(rates, 2 * [[1e-4, 1e-3]] + 4 * [[1e-4, 1.2e-3]] + 2 * [[1e-4, 1.44e-3]])
+
+
+def test_cagan_affinity_against_its_formula(batch):
+    image, text = ([[2 * cosine(a, b) - 1 for b in side] for a in side] for side in batch[:2])
+    expected = np.zeros((5, 5))
+    for i in range(5):
+        for j in range(5):
+            joint = np.dot(image[i], text[j]) / (np.linalg.norm(image[i]) * np.linalg.norm(text[j]))
+            expected[i, j] = 1.4 * (0.5 * image[i][j] + 0.2 * text[i][j] + 0.3 * joint)
+    assert not np.allclose(expected, expected.T)
+    np.testing.assert_allclose(CAGAN.affinity(*batch[:2]), expected, atol=1e-12)
+
+
+def test_cagan_loss_against_its_formula(batch):
+    image, text = batch[2:]
+    graph_image, graph_text, affinity = (torch.randn(5, width).double() for width in (3, 3, 5))
+    expected = -np.mean([cosine(a, b) for a, b in zip(image, text)])
+    for weight, a, b in ((0.1, image, image), (0.1, text, text), (1, image, text), (1, text, image),
+                         (1, graph_image, graph_text), (0.15, graph_image, image), (0.15, graph_image, text)):
+        expected += weight * mean_squared([[cosine(a[i], b[j]) - affinity[i, j] for j in range(5)] for i in range(5)])
+    assert CAGAN.loss(affinity, (image, text), (graph_image, graph_text)).item() == pytest.approx(expected)
+
+
+def test_cagan_passes_features_over_the_graph_and_what_it_learns(batch):
+    image, affinity = batch[0], torch.randn(5, 5).double()
+    net = GraphCode(6, bits=3, items=5).double()
+    net.code.scale = 2.0
+    graph = affinity + 0.45 * net.added
+    hidden = image
+    for layer in net.layers:  # a graph convolution: features times weights, then summed over neighbours, plus bias
+        hidden = torch.relu(graph @ (hidden @ layer.weight.T) + layer.bias)
+    torch.testing.assert_close(net(image, affinity), torch.tanh(2 * net.code[0](hidden)))
+
+
+def test_cagan_scales_all_its_networks_by_the_root_of_the_epoch(train):
+    method, scales = METHODS["CAGAN"](BITS), []
+    method.epochs = 4
+    method.fit(*train[:2], lambda epoch: scales.append(
+        [net.scale for net in (*method.hash, *(graph.code for graph in method.graphs))]))
+    np.testing.assert_allclose(scales, [[1] * 4, [2**0.5] * 4, [3**0.5] * 4, [2] * 4])
+
+
+def test_crovca_loss_against_its_formula(batch):
+    image, text = batch[2:]
+    expected = 0.0
+    for a, b in ((image, text), (text, image)):
+        bits = [[1 / (1 + np.exp(-z if target > 0 else z)) for z, target in zip(*rows)]
+                for rows in zip(a.tolist(), b.tolist())]  # the probability of the other view's bit
+        unit = np.array([row / np.linalg.norm(row) for row in a.numpy()])
+        spread = np.linalg.eigvalsh(unit.T @ unit)  # det(1 + c Z'Z) is the product of 1 + c times its eigenvalues
+        rate = (5 + 3) / (2 * 5 * 3) * np.log(1 + 3 / (5 * 0.05) * spread).sum()
+        expected += (-np.mean(np.log(bits)) - 0.1 * rate) / 2
+    assert CroVCA.loss(image, text).item() == pytest.approx(expected)
+
+
+def test_the_coding_rate_is_lower_the_more_alike_the_codes():
+    random = torch.Generator().manual_seed(0)
+    same, noise = torch.randn(1, 16, generator=random), torch.randn(200, 16, generator=random)
+    rates = [CroVCA.coding_rate(same + share * noise).item() for share in (0.0, 0.1, 1.0, 10.0)]
+    assert rates == sorted(rates) and rates[0] < rates[-1] / 4
+
+
+def test_crovca_does_not_collapse(train, monkeypatch):
+    """Bits that are the same for all items, or all the same bit, would agree between views just as well."""
+    def redundancy():
+        codes = fitted("CroVCA", train, bits=16).encode_image(train[0]).sign()
+        assert (codes.mean(dim=0).abs() < 0.9).all()
+        return (codes.T @ codes / len(codes)).triu(1).abs().sum() / 120  # mean correlation of two bits
+
+    kept = redundancy()
+    monkeypatch.setattr(CroVCA, "weight", 0.0)
+    assert kept < redundancy() - 0.05
+
+
+def test_crovca_trains_for_as_many_steps_as_published(train, monkeypatch):
+    monkeypatch.setattr(CroVCA, "least_steps", 195)
+    monkeypatch.setattr(CroVCA, "batch_size", 32)
+    epochs, rates = [], []
+    for pairs_used, expected in ((96, 65), (40, 195)):
+        method = CroVCA(BITS)
+        method.fit(train[0][:pairs_used], train[1][:pairs_used], lambda epoch: epochs.append(epoch))
+        assert epochs.pop() == expected == method.epochs
+        rates.append(method.optimizer.param_groups[0]["lr"])
+    np.testing.assert_allclose(rates, 1e-6)
+    monkeypatch.setattr(CroVCA, "least_steps", 15)
+    method = CroVCA(BITS)
+    method.fit(*train[:2])
+    assert method.epochs == 5  # never fewer than published
+
+
+def test_crovca_codes_are_expected_bits(train, test):
+    method = fitted("CroVCA", train, epochs=2)
+    with torch.no_grad():
+        outputs = method.hash[0](normalize(test[0], dim=1))
+    torch.testing.assert_close(method.encode_image(test[0]), 2 * torch.sigmoid(outputs) - 1)
 
 
 def test_batches_are_whole_unless_the_method_takes_less():

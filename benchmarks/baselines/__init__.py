@@ -2,7 +2,8 @@
 
 Each is written from its paper, with the settings that its authors published for MIRFlickr-25K; where the paper leaves
 something open, from the facts in their code. All see the same frozen features, brought to unit length so that neither
-modality drowns the other; what some fine-tune below them (DJSRH's AlexNet) is outside. Nothing reads labels.
+modality drowns the other, except those whose code leaves them as they are (UCCH, CAGAN); what some fine-tune below them
+(DJSRH's AlexNet) is outside. Nothing reads labels.
 
     method = METHODS["CCA-ITQ"](bits=64, seed=0)
     method.fit(train.image, train.text)
@@ -12,12 +13,15 @@ modality drowns the other; what some fine-tune below them (DJSRH's AlexNet) is o
 from __future__ import annotations
 
 from benchmarks.baselines.base import Baseline, DeepBaseline, evaluate
+from benchmarks.baselines.cagan import CAGAN, GraphCode
+from benchmarks.baselines.crovca import CroVCA
 from benchmarks.baselines.deep import CIRH, DJSRH, UCCH, GraphNet
 from benchmarks.baselines.shallow import CanonicalITQ, CanonicalLSH, CanonicalSign, itq_rotation
 from benchmarks.baselines.ucmfh import UCMFH
 
-__all__ = ["CIRH", "DJSRH", "METHODS", "UCCH", "UCMFH", "Baseline", "CanonicalITQ", "CanonicalLSH", "CanonicalSign",
-           "DeepBaseline", "GraphNet", "evaluate", "itq_rotation"]
+__all__ = ["CAGAN", "CIRH", "DJSRH", "METHODS", "UCCH", "UCMFH", "Baseline", "CanonicalITQ", "CanonicalLSH",
+           "CanonicalSign", "CroVCA", "DeepBaseline", "GraphCode", "GraphNet", "evaluate", "itq_rotation"]
 
 METHODS: dict[str, type[Baseline]] = {
-    method.name: method for method in (CanonicalLSH, CanonicalSign, CanonicalITQ, DJSRH, UCCH, CIRH, UCMFH)}
+    method.name: method for method in (
+        CanonicalLSH, CanonicalSign, CanonicalITQ, DJSRH, UCCH, CIRH, UCMFH, CAGAN, CroVCA)}

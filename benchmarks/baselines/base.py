@@ -32,6 +32,7 @@ class Baseline:
     epochs: int | None = None  # None where there are none
     paired = False  # whether an item that has both modalities gets another code than from one alone
     bounded = True  # whether outputs lie in [-1, 1]
+    unit = True  # whether features are brought to unit length, or seen as they are
 
     def __init__(self, bits: int, seed: int = 0, device: str | torch.device = "cpu"):
         self.bits, self.seed, self.device = bits, seed, torch.device(device)
@@ -48,7 +49,7 @@ class Baseline:
             raise InputError(f"{self.name}: {len(image)} images and {len(text)} texts to train on; "
                              f"expected as many of each, {MIN_PAIRS} or more")
         torch.manual_seed(self.seed)
-        self._fit(*(normalize(side.to(self.device), dim=1) for side in (image, text)), on_epoch or (lambda epoch: None))
+        self._fit(self._seen(image), self._seen(text), on_epoch or (lambda epoch: None))
 
     def encode_image(self, image: Tensor, text: Tensor | None = None) -> Tensor:
         """Real-valued codes (n, bits), on the CPU, of images (n, d_i); their signs are the hash codes.
@@ -66,16 +67,20 @@ class Baseline:
         parts = []
         for start in range(0, len(features[side]), ENCODE_ROWS):
             rows = slice(start, start + ENCODE_ROWS)
-            image, text = (None if x is None else normalize(x[rows].to(self.device), dim=1) for x in features)
+            image, text = (None if x is None else self._seen(x[rows]) for x in features)
             parts.append(self._codes(side, image, text).cpu())
         return torch.cat(parts)
 
+    def _seen(self, features: Tensor) -> Tensor:
+        features = features.to(self.device)
+        return normalize(features, dim=1) if self.unit else features
+
     def _fit(self, image: Tensor, text: Tensor, on_epoch: Callable[[int], None]) -> None:
-        """Learn from features of unit length, so that ``self.hash`` has a map from features to codes for each side."""
+        """Learn from features as ``unit`` says, so that ``self.hash`` has a map from them to codes for each side."""
         raise NotImplementedError
 
     def _codes(self, side: int, image: Tensor | None, text: Tensor | None) -> Tensor:
-        """Codes of images (``side`` 0) or texts (1), of unit length."""
+        """Codes of images (``side`` 0) or texts (1), features as ``unit`` says."""
         return self.hash[side]((image, text)[side]).float()
 
 
