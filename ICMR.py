@@ -90,9 +90,14 @@ class Config(Settings):
                         "0 (train real), 1 (train hash), 2 (test real) or 3 (test hash)"))
         self.hash_lens = [16, 32, 64, 128]
         self.means("code lengths in bits",
-                   Rule(lambda value, _: bool(value) and len(set(value)) == len(value)
-                        and all(type(bits) is int and 1 <= bits <= metric.MAX_BITS for bits in value),
-                        f"one or more different numbers of bits, each from 1 to {metric.MAX_BITS}"))
+                   Rule(lambda value, _: bool(value) and all(type(bits) is int and 1 <= bits <= metric.MAX_BITS
+                                                             for bits in value) and len(set(value)) == len(value),
+                        f"one or more different numbers of bits, each from 1 to {metric.MAX_BITS}"),
+                   Rule(lambda value, config: not config.nested or list(value) == sorted(value),
+                        "increasing numbers of bits, as each code is the beginning of the next, or --nested false"))
+        self.nested = True
+        self.means("true: the short codes are the first bits of the longest, in one checkpoint; false: every length "
+                   "has bits and a checkpoint of its own")
         self.epoch = 100
         self.means("training epochs", at_least(1))
 
@@ -111,8 +116,6 @@ class Config(Settings):
         self.means("mixing weight of a pair's neighbours against its partner in the first epoch, 0 to 1", between(0, 1))
         self.structure_end = 0.2
         self.means("the same in the last epoch; both 0: partners only", between(0, 1))
-        self.alike = 0.15
-        self.means("fraction of a batch that are a pair's neighbours, 0 to 1", between(0, 1))
         self.code_weight = 0.5
         self.means("weight of the neighbours by codes against those by features, 0 to 1", between(0, 1))
 
@@ -185,8 +188,9 @@ class Solver:
         for warning in self.data.warnings:
             warn(warning)
         self.files = RunFiles(config, self.data.name)
-        self.lengths = config.hash_lens if self.hashing else [None]  # one checkpoint each
-        for path in [self.files.state] * config.resume if self.training else map(self.files.model, self.lengths):
+        lengths = config.hash_lens if self.hashing else []
+        self.models = [[bits] for bits in lengths] if self.hashing and not config.nested else [lengths]  # a file each
+        for path in [self.files.state] * config.resume if self.training else map(self.files.model, self.models):
             checkpoint.check_exists(path)
         if processes.rank() == 0:
             self.files.claim(self.training)
@@ -228,7 +232,8 @@ class Solver:
         inputs = dict(centre=config.centre, noise=config.noise)
         if self.hashing:
             self.model = HashModel(data.image_dim, data.text_dim, config.hash_lens, config.use_progressive_hash,
-                                   config.fusion, hidden=config.hidden, batch_norm=config.batch_norm, **inputs)
+                                   config.fusion, hidden=config.hidden, batch_norm=config.batch_norm,
+                                   nested=config.nested, **inputs)
             for head in (self.model.ImageMlp, self.model.TextMlp):
                 head.tohash.register_forward_hook(whole_batch)
         else:
@@ -327,7 +332,7 @@ class Solver:
             image, text = model.fuse(self.image[rows], self.text[rows])
             codes = model.ImageMlp(image, scale), model.TextMlp(text, scale)  # tanh(scale * x)
             neighbours = self.objective.with_codes(neighbours, model.ImageMlp.x, model.TextMlp.x)
-            loss = self.objective.of_codes(codes, neighbours, weight)
+            loss = self.objective.of_codes(*map(model.split, codes), neighbours, weight)
             if self.config.fusion == "transformer":
                 loss = self.objective.of_fused(image, text, neighbours, weight) + 0.5 * loss
         self.descend(loss)
@@ -413,22 +418,22 @@ class Solver:
             raise InputError(f"{error} after epoch {self.run.epoch}: {ADVICE}") from error
 
     def test(self) -> dict:
-        """Test the trained models of the checkpoint folder, one file a code length."""
+        """Test the trained models of the checkpoint folder: one file, or one a code length."""
         about = self.about()
         figures, epochs = {}, {}
-        for bits in self.lengths:
-            path = self.files.model(bits)
-            self.model, content = checkpoint.load_trained(path, bits, {key: about[key] for key in SAME_DATA})
+        for lengths in self.models:
+            path = self.files.model(lengths)
+            self.model, content = checkpoint.load_trained(path, lengths, {key: about[key] for key in SAME_DATA})
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
             self.model.to(self.device)
-            self.run.epoch = epochs[bits] = content["epoch"]
+            self.run.epoch = epochs[str(lengths)] = content["epoch"]
             self.scale_max = content["config"]["scale_max"]
-            self.trained["real" if bits is None else str(bits)] = {
-                key: content[key] for key in ("epoch", "config", "chosen")}
+            self.trained |= {name: {key: content[key] for key in ("epoch", "config", "chosen")}
+                             for name in map(str, lengths or ["real"])}
             self.tested.append((self.model, self.scale_max))
             figures.update(self.evaluate())
         if len(set(epochs.values())) > 1:
-            found = ", ".join(f"{bits} bits: {epoch}" for bits, epoch in epochs.items())
+            found = ", ".join(f"{lengths.strip('[]')} bits: {epoch}" for lengths, epoch in epochs.items())
             warn(f"these models were trained for different numbers of epochs ({found})")
         return figures
 
@@ -442,10 +447,10 @@ class Solver:
                 "scale": self.run.log[-1].get("scale", 1.0) if self.run.log else self.scale_min, "chosen": self.chosen}
 
     def save(self) -> None:
-        """Save the trained model, one file a code length."""
-        for bits in self.lengths if processes.rank() == 0 else ():
-            model = self.model.single(bits) if self.hashing else self.model
-            checkpoint.save_model(self.files.model(bits), model, **self.about())
+        """Save the trained model: one file, or one a code length."""
+        for lengths in self.models if processes.rank() == 0 else ():
+            model = self.model.only(lengths) if self.hashing else self.model
+            checkpoint.save_model(self.files.model(lengths), model, **self.about())
 
     def save_state(self) -> None:
         """Save everything that the rest of the run depends on."""

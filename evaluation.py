@@ -115,7 +115,7 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
     the database's unpaired codes; and how often the queries find their own ``partners`` among the queries of the other
     modality: ``["16"]["partners"]["i2t"]["recall@10"]``.
     """
-    error = np.zeros(sum(model.hash_lens))
+    error = np.zeros(model.width)
 
     def add_error(code: Tensor) -> None:
         error[:] += ((code.abs() - 1) ** 2).sum(dim=0, dtype=torch.float64).numpy(force=True)

@@ -185,8 +185,9 @@ class FusionModel(nn.Module):
 class HashModel(nn.Module):
     """Hash codes of every length asked for (tasks 1 and 3), from an image, a text, or both.
 
-    The code lengths share the hidden layer of each head; their bits lie side by side in its output, in the order of
-    ``hash_lens``, and :meth:`split` takes them apart.
+    The code lengths share the hidden layer of each head. With ``nested`` they also share their bits: a head's output is
+    the longest code, and its first bits are the shorter ones (Nested Hash Layer, arXiv 2412.08922). Otherwise every
+    length has bits of its own, side by side in the output in the order of ``hash_lens``. :meth:`split` tells them apart.
 
     ``fusion`` says how an item with both modalities gets its code. ``late``: its code is the sign of the sum of the two
     heads' x, so the image side and the text side of a pair have the same code, and nothing but the heads is trained.
@@ -195,33 +196,41 @@ class HashModel(nn.Module):
 
     def __init__(self, image_dim: int, text_dim: int, hash_lens: Sequence[int], use_progressive: bool = True,
                  fusion: str = "late", centre: bool = True, noise: float = 0.0, hidden: int = 1024,
-                 batch_norm: bool = True):
+                 batch_norm: bool = True, nested: bool = False):
         super().__init__()
-        self.hash_lens = list(hash_lens)
+        self.hash_lens, self.nested = list(hash_lens), nested
         self.settings = dict(image_dim=image_dim, text_dim=text_dim, hash_lens=self.hash_lens, fusion=fusion,
                              use_progressive=use_progressive, centre=centre, noise=noise, hidden=hidden,
-                             batch_norm=batch_norm)
+                             batch_norm=batch_norm, nested=nested)
         self.image_input = FeatureInput(image_dim, centre, noise)
         self.text_input = FeatureInput(text_dim, centre, noise)
         self.FuseTrans = FuseTransEncoder(image_dim, text_dim) if fusion == "transformer" else None
         if self.FuseTrans is not None:
             image_dim = text_dim = self.FuseTrans.width
-        bits, heads = sum(self.hash_lens), dict(hidden=hidden, batch_norm=batch_norm)
-        self.ImageMlp = ImageMlp(image_dim, bits, use_progressive, **heads)
-        self.TextMlp = TextMlp(text_dim, bits, use_progressive, **heads)
+        heads = dict(hidden=hidden, batch_norm=batch_norm)
+        self.ImageMlp = ImageMlp(image_dim, self.width, use_progressive, **heads)
+        self.TextMlp = TextMlp(text_dim, self.width, use_progressive, **heads)
+
+    @property
+    def width(self) -> int:
+        """The bits that a head gives."""
+        return max(self.hash_lens) if self.nested else sum(self.hash_lens)
 
     def split(self, codes: Tensor) -> dict[int, Tensor]:
-        """Codes (n, sum of hash_lens) by code length: {16: (n, 16), ...}."""
+        """Codes (n, width) by code length: {16: (n, 16), ...}."""
+        if self.nested:
+            return {bits: codes[:, :bits] for bits in self.hash_lens}
         return dict(zip(self.hash_lens, torch.split(codes, self.hash_lens, dim=1)))
 
-    def single(self, bits: int) -> HashModel:
-        """A copy of this model that makes the codes of one length only."""
-        model = HashModel(**{**self.settings, "hash_lens": [bits]})
-        start = sum(self.hash_lens[:self.hash_lens.index(bits)])
-        width = sum(self.hash_lens)
+    def only(self, lengths: Sequence[int]) -> HashModel:
+        """A copy of this model that makes the codes of some of its lengths only."""
+        model = HashModel(**{**self.settings, "hash_lens": list(lengths)})
+        places = self.split(torch.arange(self.width)[None])
+        kept = places[max(lengths)][0] if self.nested else torch.cat([places[bits][0] for bits in lengths])
         model.load_state_dict({
-            name: value[start:start + bits] if name.split(".")[1] in ("tohash", "norm") and value.shape[:1] == (width,)
-            else value for name, value in self.state_dict().items()})
+            name: value[kept.to(value.device)]
+            if name.split(".")[1] in ("tohash", "norm") and value.shape[:1] == (self.width,) else value
+            for name, value in self.state_dict().items()})
         return model.eval()
 
     def fuse(self, image: Tensor | None, text: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -258,7 +267,7 @@ class HashModel(nn.Module):
         """Codes of items with an image (n, d_i), a text (n, d_t), or both, and x of ``tanh(scale * x)``.
 
         Returns:
-            Codes in [-1, 1], whose signs are the hash bits, and x; (n, bits of all lengths) each.
+            Codes in [-1, 1], whose signs are the hash bits, and x; (n, width) each, for :meth:`split`.
         """
         features = self.fuse(image, text)
         if text is None:
@@ -276,8 +285,8 @@ class HashModel(nn.Module):
         return sign(x), x
 
     def forward(self, image: Tensor, text: Tensor, scale: float = 1.0) -> dict[str, tuple[Tensor, Tensor]]:
-        """Codes of images (n, d_i) and texts (n, d_t), (n, bits of all lengths) each, by protocol: ``unpaired`` (each
-        side alone) and ``paired`` (each with the other).
+        """Codes of images (n, d_i) and texts (n, d_t), (n, width) each, by protocol: ``unpaired`` (each side alone) and
+        ``paired`` (each with the other).
         """
         unpaired = self.encode(image=image, scale=scale)[0], self.encode(text=text, scale=scale)[0]
         if self.FuseTrans is None:

@@ -1,6 +1,6 @@
 """Searches with hash codes: makes an index of a data set's codes, and finds the items nearest to a query.
 
-    python search.py build --checkpoint checkpoints/hash/openmoji_hash_64.pth --dataset openmoji
+    python search.py build --checkpoint checkpoints/hash/openmoji_hash.pth --dataset openmoji
     python search.py query --item 7
     python search.py query --text "smiling cat"        # pip install -r requirements-extract.txt first
     torchrun --nproc_per_node=4 search.py query --item 7
@@ -43,7 +43,7 @@ def build(options: argparse.Namespace) -> None:
     items = read_items(options, modality)
     folder = options.folder
     if folder is None:
-        bits = load_model(options.checkpoint)[0].hash_lens[0]
+        bits = load_model(options.checkpoint)[0].width
         folder = Path("index") / items.source.get("dataset", options.checkpoint.stem) / str(bits)
     if (folder / MANIFEST).is_file():
         about = read_manifest(folder)
@@ -227,7 +227,7 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
 
     make = command(build, "encode a database and index its codes; resumes an interrupted build")
     make.add_argument("--checkpoint", type=Path, required=True, help="a hash model, e.g. "
-                                                                     "checkpoints/hash/openmoji_hash_64.pth")
+                                                                     "checkpoints/hash/openmoji_hash.pth")
     make.add_argument("--modality", choices=("image", "text", "both"),
                       help="what of a data set's items is encoded (default: image)")
     make.add_argument("--index", choices=KINDS, default="flat",

@@ -48,13 +48,13 @@ class Encoded(NamedTuple):
 
 
 def load_model(path: Path) -> tuple[HashModel, dict]:
-    """The hash model of one code length that a checkpoint holds, and what the checkpoint says of it. Raises
-    InputError if it holds anything else.
+    """The hash model that a checkpoint holds, of nested codes or of one code length, and what the checkpoint says of it.
+    Raises InputError if it holds anything else.
     """
     model, about = checkpoint.load_model(path)
-    if not isinstance(model, HashModel) or len(model.hash_lens) != 1:
-        raise InputError(f"{path}: expected a hash model of one code length, such as "
-                         f"checkpoints/hash/openmoji_hash_64.pth")
+    if not isinstance(model, HashModel) or not (model.nested or len(model.hash_lens) == 1):
+        raise InputError(f"{path}: expected a hash model of nested codes or of one code length, such as "
+                         f"checkpoints/hash/openmoji_hash.pth")
     return model, about
 
 
@@ -155,7 +155,7 @@ def write_codes(version: NewVersion, model: HashModel, features: Mapping[str, np
 
     It resumes where an interrupted build stopped, unless the features of an item that was encoded have changed since.
     """
-    path, width = version.path("codes.npy"), -(-model.hash_lens[0] // 8)
+    path, width = version.path("codes.npy"), -(-model.width // 8)
     done, read = version.done, hashlib.sha256()
     for rows in _chunks(order[:done], CHUNK_ROWS):
         _update(read, features, rows)

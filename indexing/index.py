@@ -105,7 +105,7 @@ class Index:
         table = make_table(columns, count)
         order = np.argsort(ids, kind="stable")
         about = {
-            "kind": kind, "bits": network.hash_lens[0], "bit_order": BIT_ORDER, "modality": modality_of(features),
+            "kind": kind, "bits": network.width, "bit_order": BIT_ORDER, "modality": modality_of(features),
             "source": source or {},
             "model": {"sha256": sha256(Path(model)), **{key: trained.get(key) for key in ("dataset", "fingerprint",
                                                                                           "epoch")}}}
@@ -213,7 +213,7 @@ class Index:
         codes = map_array(version / "codes.npy", np.uint8, (count, -(-about["bits"] // 8)))
         ids = map_array(version / "ids.npy", np.int64, (count,))
         items = read_table(version / "items.arrow") if "items.arrow" in about["files"] else None
-        if model.hash_lens != [about["bits"]] or items is not None and len(items) != count:
+        if model.width != about["bits"] or items is not None and len(items) != count:
             raise damaged(folder / MANIFEST, "its files don't fit each other")
         if searcher is not None:
             answers = searcher(codes)

@@ -43,7 +43,7 @@ def arguments(folder, *more, dataset="toy"):
     return toy_arguments(folder, *other, *more)
 
 
-def weights(folder, name="toy_hash_8"):
+def weights(folder, name="toy_hash"):
     content = torch.load(folder / "checkpoints" / "hash" / f"{name}.pth", weights_only=True)
     return {f"{part}.{key}": value for part in ("ImageMlp", "TextMlp") for key, value in content[part].items()}
 
@@ -123,18 +123,19 @@ def test_another_squashing_acts_in_training_and_evaluation(small, monkeypatch):
     assert all(one != other for one, other in zip(*found))
 
 
-def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_and_codes(small):
-    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--alike", "0.2",
+@pytest.mark.parametrize("nested, places", [("true", (slice(0, 4), slice(0, 8))), ("false", (slice(0, 4), slice(4, 12)))])
+def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_and_codes(small, nested, places):
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--nested", nested,
                                                   "--temperature", "0.6")))
     image, text, rows = solver.image[:16], solver.text[:16], torch.arange(16)
     features = feature_neighbours(*(side[:16] for side in solver.objective.shared),
-                                  solver.chosen["structure_temperature"])
+                                  [solver.chosen["structure_temperature"][count] for count in ("2", "4")])
     solver.model.eval()
     with torch.no_grad():
         x = solver.model.encode(image=image)[1], solver.model.encode(text=text)[1]
-    targets = 0.7 * features + 0.3 * code_neighbours(*x, 0.2)
+    targets = 0.7 * features + 0.3 * code_neighbours(*x, [2, 4])
     losses = [ContrastiveLoss(0.6)(*(torch.tanh(5 * side[:, bits]) for side in x), targets, 0.4)
-              for bits in (slice(0, 4), slice(4, 12))]
+              for bits in places]
     assert torch.allclose(solver.hash_step(rows, 0.4, 5.0)[0], sum(losses) / 2)
 
 
@@ -155,7 +156,7 @@ def test_the_weight_of_the_neighbours_goes_from_its_start_to_its_end(small):
 
 def test_what_is_tested_and_saved_is_calibrated_on_the_training_pairs(small):
     ICMR.main(arguments(small))
-    trained, _ = checkpoint.load_model(small / "checkpoints" / "hash" / "toy_hash_8.pth")
+    trained, _ = checkpoint.load_model(small / "checkpoints" / "hash" / "toy_hash.pth")
     train = load_dataset("toy", small / "data").train
     for _, x in (trained.encode(image=train.image), trained.encode(text=train.text)):
         torch.testing.assert_close(x.mean(dim=0), torch.zeros(8), atol=1e-5, rtol=0)
@@ -210,10 +211,11 @@ def test_a_results_folder_that_links_to_nowhere_is_refused(small, capsys):
 
 
 def test_models_of_different_trainings_are_tested_with_a_warning(small, capsys):
-    ICMR.main(arguments(small))
-    ICMR.main(arguments(small, "--hash_lens", "4", "--epoch", "1"))
+    apart = ["--nested", "false"]
+    ICMR.main(arguments(small, *apart))
+    ICMR.main(arguments(small, *apart, "--hash_lens", "4", "--epoch", "1"))
     capsys.readouterr()
-    ICMR.main(arguments(small, "--task", "3"))
+    ICMR.main(arguments(small, *apart, "--task", "3"))
     assert "4 bits: 1, 8 bits: 3" in capsys.readouterr().err
 
 
@@ -338,24 +340,24 @@ def test_cuda_that_is_absent_is_refused(small, capsys):
 def test_checkpoints_of_something_else_are_refused(small, capsys, tmp_path):
     ICMR.main(arguments(small))
     folder = small / "checkpoints" / "hash"
-    (folder / "toy_hash_16.pth").write_bytes((folder / "toy_hash_8.pth").read_bytes())
-    assert "bits" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "16"))
-    (folder / "openmoji_hash_8.pth").write_bytes((folder / "toy_hash_8.pth").read_bytes())
+    message = refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8", "16"))
+    assert "holds codes of 4, 8 bits, expected 8, 16" in message
+    (folder / "openmoji_hash.pth").write_bytes((folder / "toy_hash.pth").read_bytes())
     other = arguments(small, "--task", "3", "--hash_lens", "8", dataset="openmoji")
     assert "does not match" in refused(capsys, other)
     assert "--temperature" in refused(capsys, arguments(small, "--resume", "--temperature", "0.2"))
-    whole = (folder / "toy_hash_8.pth").read_bytes()
-    (folder / "toy_hash_8.pth").write_bytes(whole[:len(whole) // 2])
+    whole = (folder / "toy_hash.pth").read_bytes()
+    (folder / "toy_hash.pth").write_bytes(whole[:len(whole) // 2])
     assert "damaged" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
 
 
 def test_checkpoints_of_another_kind_are_refused(small, capsys):
     ICMR.main(arguments(small)), ICMR.main(arguments(small, "--task", "0"))
     hashed, real = small / "checkpoints" / "hash", small / "checkpoints" / "real" / "toy_fusion.pth"
-    (hashed / "toy_hash_4_8_state.pth").write_bytes((hashed / "toy_hash_4.pth").read_bytes())
+    (hashed / "toy_hash_4_8_state.pth").write_bytes((hashed / "toy_hash.pth").read_bytes())
     assert "not the state" in refused(capsys, arguments(small, "--resume"))
-    whole = (hashed / "toy_hash_8.pth").read_bytes()
-    (hashed / "toy_hash_8.pth").write_bytes(real.read_bytes())
+    whole = (hashed / "toy_hash.pth").read_bytes()
+    (hashed / "toy_hash.pth").write_bytes(real.read_bytes())
     real.write_bytes(whole)
     assert "holds a FusionModel" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
     assert "holds a HashModel" in refused(capsys, arguments(small, "--task", "2"))
@@ -410,9 +412,9 @@ class Malicious:
 def test_code_in_a_checkpoint_does_not_run(small, capsys):
     folder = small / "checkpoints" / "hash"
     folder.mkdir(parents=True)
-    torch.save({"format": 1, "weights": Malicious(small / "ran")}, folder / "toy_hash_8.pth")
+    torch.save({"format": 1, "weights": Malicious(small / "ran")}, folder / "toy_hash.pth")
     assert "refused" in refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
-    (folder / "toy_hash_8.pth").write_bytes(pickle.dumps(Malicious(small / "ran")))
+    (folder / "toy_hash.pth").write_bytes(pickle.dumps(Malicious(small / "ran")))
     refused(capsys, arguments(small, "--task", "3", "--hash_lens", "8"))
     assert not (small / "ran").exists()
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from loss import BalancedContrastiveLoss, ContrastiveLoss
-from training.targets import contrast_temperatures, code_neighbours, shared_space, feature_neighbours, neighbour_temperature
+from training.targets import contrast_temperatures, code_neighbours, shared_space, feature_neighbours, neighbour_counts, neighbour_temperature
 
 
 def naive(image, text, temperature, structure=None, share=0.0):
@@ -25,7 +25,7 @@ def naive(image, text, temperature, structure=None, share=0.0):
 def test_loss_and_gradient_equal_the_formula(pairs, share):
     torch.manual_seed(pairs)
     image, text = (torch.randn(pairs, 6, dtype=torch.float64, requires_grad=True) for _ in range(2))
-    structure = feature_neighbours(torch.randn(pairs, 3).double(), torch.randn(pairs, 3).double(), 0.5)
+    structure = feature_neighbours(torch.randn(pairs, 3).double(), torch.randn(pairs, 3).double(), [0.5])
     ours = ContrastiveLoss(0.3)(image, text, structure, share)
     theirs = naive(image, text, 0.3, structure, share)
     assert ours.item() == pytest.approx(theirs.item(), abs=1e-12)
@@ -60,33 +60,40 @@ def test_the_balanced_weight_changes_training_under_adam_where_a_factor_does_not
 
 def test_feature_neighbours_are_distributions_without_the_pair_itself():
     torch.manual_seed(0)
-    targets = feature_neighbours(*shared_space(torch.randn(50, 12), torch.randn(50, 5)), 0.1)
+    targets = feature_neighbours(*shared_space(torch.randn(50, 12), torch.randn(50, 5)), [0.1, 0.4])
     torch.testing.assert_close(targets.sum(dim=1), torch.ones(50))
     assert targets.diagonal().abs().max() == 0 and targets.min() >= 0
 
 
 def test_feature_neighbours_follow_both_modalities_alike():
     image, text = (torch.nn.functional.normalize(torch.randn(6, width), dim=1) for width in (3, 4))
-    targets = feature_neighbours(image, text, 0.2)
+    targets = feature_neighbours(image, text, [0.2, 0.7])
     for pair in range(6):
         others = [other for other in range(6) if other != pair]
-        weights = torch.stack([((image[pair] @ image[other] + text[pair] @ text[other]) / 2 / 0.2).exp()
-                               for other in others])
-        torch.testing.assert_close(targets[pair, others], weights / weights.sum())
+        similarity = torch.stack([(image[pair] @ image[other] + text[pair] @ text[other]) / 2 for other in others])
+        narrow, wide = ((similarity / temperature).exp() for temperature in (0.2, 0.7))
+        torch.testing.assert_close(targets[pair, others], narrow / narrow.sum() / 2 + wide / wide.sum() / 2)
+
+
+@pytest.mark.parametrize("batch, counts", [(2, [1]), (7, [1]), (8, [2]), (31, [2, 4]), (128, [2, 4, 8, 16, 32]),
+                                           (300, [2, 4, 8, 16, 32, 64])])
+def test_neighbours_are_looked_for_on_all_scales_up_to_a_quarter_of_the_batch(batch, counts):
+    assert neighbour_counts(batch) == counts
 
 
 def test_code_neighbours_are_those_of_the_smallest_hamming_distance():
     torch.manual_seed(0)
     image, text = torch.randn(2, 40, 64).double()
-    found = code_neighbours(image, text, 0.1)
+    found = code_neighbours(image, text, [4])
     assert found.dtype == torch.float32 and not found.requires_grad
     torch.testing.assert_close(found.sum(dim=1), torch.ones(40))
     code = image + text >= 0
     for row, distance in zip(found, (code[:, None] != code).sum(dim=2).fill_diagonal_(65)):
-        assert sorted(row.unique().tolist()) == [0, 0.25] and (row > 0).sum() == 4  # a tenth of 40
+        assert sorted(row.unique().tolist()) == [0, 0.25] and (row > 0).sum() == 4
         assert distance[row > 0].max() <= distance[row == 0].sort().values[:-1].min()  # the last is the pair itself
-    assert (code_neighbours(image, text, 0.0) > 0).sum(dim=1).tolist() == [1] * 40
-    assert (code_neighbours(image, text, 1.0) > 0).sum(dim=1).tolist() == [39] * 40  # all but itself
+    several = code_neighbours(image, text, [2, 4, 16]).sort(dim=1, descending=True).values
+    weights = [(1 / 2 + 1 / 4 + 1 / 16) / 3] * 2 + [(1 / 4 + 1 / 16) / 3] * 2 + [1 / 16 / 3] * 12 + [0] * 24
+    torch.testing.assert_close(several, torch.tensor(weights).expand(40, 40))
 
 
 def test_shared_space_finds_what_the_modalities_share():
@@ -110,15 +117,15 @@ def features(pairs, shared, own, seed=0):
     return sides
 
 
-@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.3])
-def test_the_neighbour_temperature_gives_the_fraction_that_is_asked_for(fraction):
+@pytest.mark.parametrize("count", [3, 6, 20])
+def test_the_neighbour_temperature_gives_the_count_that_is_asked_for(count):
     spaces = shared_space(*features(512, 12, 0.5))
-    found = neighbour_temperature(*spaces, batch=64, fraction=fraction)
+    found = neighbour_temperature(*spaces, batch=64, count=count)
     entropy = []
-    for start in range(0, 512, 64):  # another partition into batches: the fraction is that of batches at large
-        row = feature_neighbours(*(side[start:start + 64] for side in spaces), found)
+    for start in range(0, 512, 64):  # another partition into batches: the count is that of batches at large
+        row = feature_neighbours(*(side[start:start + 64] for side in spaces), [found])
         entropy.append(-(row.clamp_min(1e-30).log() * row).sum(dim=1).mean())
-    assert torch.stack(entropy).mean().exp().item() == pytest.approx(64 * fraction, rel=0.1)
+    assert torch.stack(entropy).mean().exp().item() == pytest.approx(count, rel=0.1)
 
 
 def test_the_temperature_falls_as_partners_get_surer():

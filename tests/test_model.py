@@ -106,15 +106,27 @@ def test_a_code_depends_on_its_own_item_alone(fusion):
         assert codes.abs().max() < 1
 
 
-def test_a_single_length_keeps_its_codes():
+@pytest.mark.parametrize("nested, lengths", [(False, [8, 16, 4]), (True, [4, 8, 16])])
+def test_a_model_of_some_lengths_keeps_their_codes(nested, lengths):
     torch.manual_seed(0)
     image, text = torch.randn(30, 12), torch.randn(30, 7)
-    model = HashModel(12, 7, [8, 16, 4], hidden=16).eval()
+    model = HashModel(12, 7, lengths, hidden=16, nested=nested).eval()
     whole = model(image, text)
-    for bits in (8, 16, 4):
-        one = model.single(bits)(image, text)
+    for some in ([8], [16], [4], [4, 8]):
+        part = model.only(some)
+        codes = part(image, text)
         for protocol in whole:
-            torch.testing.assert_close(one[protocol][1], model.split(whole[protocol][1])[bits])
+            for bits in some:
+                torch.testing.assert_close(part.split(codes[protocol][1])[bits],
+                                           model.split(whole[protocol][1])[bits])
+
+
+def test_nested_codes_are_the_beginnings_of_the_longest():
+    model = HashModel(12, 7, [4, 8, 16], nested=True)
+    codes = torch.randn(5, 16)
+    assert model.width == 16 and model.ImageMlp.tohash.out_features == 16
+    for bits, code in model.split(codes).items():
+        assert torch.equal(code, codes[:, :bits])
 
 
 @pytest.mark.parametrize("fusion", ["late", "transformer"])

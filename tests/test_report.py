@@ -135,7 +135,7 @@ def test_curves_agree_with_the_codes_of_the_checkpoint(run):
     where, results, _ = run
     folder = where.parents[2]
     data = load_dataset("toy", folder / "data")
-    model, _ = checkpoint.load_model(folder / "checkpoints" / "hash" / "toy_hash_8.pth")
+    model, _ = checkpoint.load_model(folder / "checkpoints" / "hash" / "toy_hash.pth")
     query, retrieval = ([side.detach().numpy() for side in model(split.image, split.text)["unpaired"]]
                         for split in (data.query, data.retrieval))
     relevant = data.query.label.numpy() @ data.retrieval.label.numpy().T > 0
@@ -157,7 +157,7 @@ def test_the_gallery_ranks_by_distance_and_row(run):
     where, results, _ = run
     folder = where.parents[2]
     data = load_dataset("toy", folder / "data")
-    model, _ = checkpoint.load_model(folder / "checkpoints" / "hash" / "toy_hash_8.pth")
+    model, _ = checkpoint.load_model(folder / "checkpoints" / "hash" / "toy_hash.pth")
     codes = model(data.query.image, data.query.text)["unpaired"][0] >= 0
     stored = model(data.retrieval.image, data.retrieval.text)["unpaired"][1] >= 0
     found = results["gallery"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import pickle
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -93,24 +94,25 @@ def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[Fus
     return model.eval(), content
 
 
-def load_trained(path: str | os.PathLike, bits: int | None, expect: dict | None = None
+def load_trained(path: str | os.PathLike, lengths: Sequence[int], expect: dict | None = None
                  ) -> tuple[FusionModel | HashModel, dict]:
-    """A model that ICMR.py trained: of one code length, or with ``bits`` None the real-valued fusion.
+    """A model that ICMR.py trained: of these code lengths, or with none the real-valued fusion.
 
     Raises:
-        InputError: as :func:`load_model`, or when the checkpoint holds another kind of model or another code length, or
+        InputError: as :func:`load_model`, or when the checkpoint holds another kind of model or lacks a code length, or
             doesn't say how it was trained.
     """
     model, content = load_model(path, expect)
-    wanted = FusionModel if bits is None else HashModel
+    wanted = HashModel if lengths else FusionModel
     if not isinstance(model, wanted):
         raise InputError(f"{path}: holds a {type(model).__name__}, expected a {wanted.__name__}; train again")
-    if bits is not None and model.hash_lens != [bits]:
-        raise InputError(f"{path}: holds codes of {model.hash_lens} bits, expected {bits}; train again")
+    if not set(lengths) <= set(model.hash_lens if lengths else ()):
+        raise InputError(f"{path}: holds codes of {', '.join(map(str, model.hash_lens))} bits, expected "
+                         f"{', '.join(map(str, lengths))}; ask for lengths that it has, or train again")
     if missing := {"epoch", "scale", "config", "chosen"} - content.keys():
         raise InputError(f"{path}: says nothing of {', '.join(sorted(missing))}, as those of an older version; train "
                          f"again")
-    return model, content
+    return (model.only(lengths) if lengths else model), content
 
 
 def _first_line(error: Exception) -> str:

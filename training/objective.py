@@ -1,10 +1,10 @@
 """What a training aims at: the loss of a batch, the neighbours it draws together, and the temperatures of both.
 
 The loss is contrastive (loss.py): it pulls partners together and pushes all other pairs apart. A part of each target,
-the mixing weight, goes to a pair's neighbours in the batch instead of its partner (targets.py). The weight falls from
-``structure_start`` to ``structure_end`` over the training, so that coarse differences are learned first and fine ones
-last. A ``code_weight`` of the neighbours is chosen by the codes as far as they are learned, the rest by the features.
-No label is used anywhere.
+the mixing weight, goes to a pair's neighbours in the batch instead of its partner (targets.py), on many scales at once:
+its 2, 4, 8, ... nearest. The weight falls from ``structure_start`` to ``structure_end`` over the training, so that
+coarse differences are learned first and fine ones last. A ``code_weight`` of the neighbours is chosen by the codes as
+far as they are learned, the rest by the features. No label is used anywhere.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from common import processes
 from common.console import warn
 from loss import BalancedContrastiveLoss, ContrastiveLoss
 from training.targets import (DIMENSIONS, MAX_TEMPERATURE, code_neighbours, contrast_temperatures, feature_neighbours,
-                              measurable, neighbour_temperature, shared_space)
+                              measurable, neighbour_counts, neighbour_temperature, shared_space)
 
 if TYPE_CHECKING:
     from training.settings import Settings
@@ -34,16 +34,19 @@ class Objective:
         hash_lens: the code lengths; none for the real-valued fusion.
         name: of the data set, for warnings.
 
-    ``chosen`` says what follows from the training pairs: the temperatures.
+    ``chosen`` says what follows from the training pairs: the ``temperature`` by code length, and the
+    ``structure_temperature`` by number of neighbours.
     """
 
     def __init__(self, config: Settings, image: Tensor, text: Tensor, hash_lens: Sequence[int], name: str):
         self.config, self.hash_lens = config, list(hash_lens)
-        self.chosen: dict[str, float | dict[str, float]] = {}
+        self.chosen: dict[str, dict[str, float]] = {}
         self.shared: tuple[Tensor, Tensor] | None = None
+        self.counts = neighbour_counts(config.batch_size)
         if max(config.structure_start, config.structure_end) > 0:
             self.shared = shared_space(image, text)
-            self.chosen["structure_temperature"] = neighbour_temperature(*self.shared, config.batch_size, config.alike)
+            self.chosen["structure_temperature"] = {
+                str(count): neighbour_temperature(*self.shared, config.batch_size, count) for count in self.counts}
         self.losses = {width: self._loss(temperature)
                        for width, temperature in self._temperatures(image, text, name).items()}
 
@@ -75,25 +78,26 @@ class Objective:
         """The neighbours, (B, B), of the training pairs ``rows`` (B,) by their features; None where none are wanted."""
         if self.shared is None:
             return None
-        return feature_neighbours(*(side[rows] for side in self.shared), self.chosen["structure_temperature"])
+        return feature_neighbours(*(side[rows] for side in self.shared),
+                                  list(self.chosen["structure_temperature"].values()))
 
     def with_codes(self, neighbours: Tensor | None, image: Tensor, text: Tensor) -> Tensor | None:
         """The neighbours by features (B, B) mixed with those by codes, the signs of x of both sides (B, bits)."""
         if neighbours is None or not self.config.code_weight:
             return neighbours
-        nearest = code_neighbours(image, text, self.config.alike)
+        nearest = code_neighbours(image, text, self.counts)
         return torch.lerp(neighbours, nearest.to(neighbours.dtype), self.config.code_weight)
 
-    def of_codes(self, codes: tuple[Tensor, Tensor], neighbours: Tensor | None, weight: float | Tensor) -> Tensor:
-        """The loss of a batch's codes, (B, bits of all lengths) of images and of texts: the mean over the code lengths.
+    def of_codes(self, image: dict[int, Tensor], text: dict[int, Tensor], neighbours: Tensor | None,
+                 weight: float | Tensor) -> Tensor:
+        """The loss of a batch's codes of images and of texts, by code length (B, bits): the mean over the lengths.
 
         Args:
             neighbours: (B, B), from :meth:`with_codes`.
             weight: of the neighbours, from :meth:`weight`.
         """
-        image, text = (code.split(self.hash_lens, dim=1) for code in codes)
-        return sum(self.losses[bits](image[i], text[i], neighbours, weight)
-                   for i, bits in enumerate(self.hash_lens)) / len(self.hash_lens)
+        return sum(self.losses[bits](image[bits], text[bits], neighbours, weight)
+                   for bits in self.hash_lens) / len(self.hash_lens)
 
     def of_fused(self, image: Tensor, text: Tensor, neighbours: Tensor | None, weight: float | Tensor) -> Tensor:
         """The loss of what UCMFH's fusion Transformer gives for this process's part of a batch, (n, width) each."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,9 +24,12 @@ class RunFiles:
         run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{self.kind}-seed{config.seed}"
         self.results = Path(config.results_dir) / dataset / run_name
 
-    def model(self, bits: int | None) -> Path:
-        """UCMFH's file names: ``real/<dataset>_fusion.pth`` and ``hash/<dataset>_hash_<bits>.pth``."""
-        return self.models / f"{self.dataset}_{'fusion' if bits is None else f'hash_{bits}'}.pth"
+    def model(self, lengths: Sequence[int]) -> Path:
+        """The file of a model with these code lengths: ``hash/<dataset>_hash.pth`` where they are nested, otherwise
+        UCMFH's names, ``hash/<dataset>_hash_<bits>.pth`` and, with no code length, ``real/<dataset>_fusion.pth``.
+        """
+        kind = "fusion" if not lengths else "hash" if self.config.nested else f"hash_{lengths[0]}"
+        return self.models / f"{self.dataset}_{kind}.pth"
 
     @property
     def state(self) -> Path:

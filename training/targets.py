@@ -17,6 +17,7 @@ from model import sign
 from training.cca import CCA, HOLDOUT_STEP
 
 DIMENSIONS = 128  # of the shared space
+MAX_FRACTION = 1 / 4  # of a batch: more company than that says little of a pair
 RIDGE = 0.5  # of a modality's mean variance
 MIN_TEMPERATURE = 0.05
 MAX_TEMPERATURE = 0.5  # UCMFH's, here that of pairs which can't be told apart at all
@@ -36,9 +37,20 @@ def shared_space(image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:
     return tuple(normalize(project(side), dim=1).to(side.dtype) for project, side in zip(maps, (image, text)))
 
 
-def feature_neighbours(image: Tensor, text: Tensor, temperature: float) -> Tensor:
+def neighbour_counts(batch: int) -> list[int]:
+    """The numbers of neighbours that a pair is taken to have in a batch: 2, 4, 8, ... up to a quarter of the batch, or
+    1 in a batch of fewer than eight.
+
+    How many pairs show the same thing depends on classes that nobody has named. No number is chosen: all of these
+    scales count alike, as in the multi-scale neighbour embedding of Lee, Peluffo-Ordonez & Verleysen (Neurocomputing
+    2015).
+    """
+    return [2**power for power in range(1, int(MAX_FRACTION * batch).bit_length())] or [1]
+
+
+def feature_neighbours(image: Tensor, text: Tensor, temperatures: Sequence[float]) -> Tensor:
     """How much the other pairs of a batch are neighbours of each pair by their features: softmax(similarity /
-    temperature) in each row, 0 for the pair itself.
+    temperature) in each row, 0 for the pair itself, and the mean of that over the temperatures.
 
     The similarity is the mean of the two modalities' cosines, as in DJSRH (Su et al., ICCV 2019): pairs are neighbours
     when both their images and their texts say so.
@@ -49,19 +61,19 @@ def feature_neighbours(image: Tensor, text: Tensor, temperature: float) -> Tenso
     Returns:
         (B, B), rows adding up to 1.
     """
-    similarity = (image @ image.T + text @ text.T) / 2
-    return torch.softmax(similarity.fill_diagonal_(-torch.inf) / temperature, dim=1)
+    similarity = ((image @ image.T + text @ text.T) / 2).fill_diagonal_(-torch.inf)
+    return sum(torch.softmax(similarity / temperature, dim=1) for temperature in temperatures) / len(temperatures)
 
 
-def code_neighbours(image: Tensor, text: Tensor, fraction: float) -> Tensor:
-    """The neighbours of each pair of a batch by their codes: 1 / k for the k nearest by Hamming distance, else 0.
+def code_neighbours(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
+    """The neighbours of each pair of a batch by their codes: 1 / k for the k nearest by Hamming distance, else 0, and
+    the mean of that over the ``counts`` k.
 
-    A pair's code is the sign of the sum of its two sides, as in late fusion; k is ``fraction`` of the batch. Nearest
-    neighbours in the space being learned serve as positives as in NNCLR (Dwibedi et al., ICCV 2021), here for codes and
-    within the batch.
+    A pair's code is the sign of the sum of its two sides, as in late fusion. Nearest neighbours in the space being
+    learned serve as positives as in NNCLR (Dwibedi et al., ICCV 2021), here for codes and within the batch.
 
     Args:
-        image, text: (B, bits) each, x of tanh(scale * x).
+        image, text: (B, bits) each, x of tanh(scale * x); B more than each of the counts.
 
     Returns:
         (B, B), rows adding up to 1, 0 for the pair itself.
@@ -69,13 +81,14 @@ def code_neighbours(image: Tensor, text: Tensor, fraction: float) -> Tensor:
     with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
         codes = sign(image + text)
         similarity = (codes @ codes.T).fill_diagonal_(-torch.inf)
-        nearest = similarity.topk(min(max(1, round(fraction * len(codes))), len(codes) - 1), dim=1).indices
-        return torch.zeros_like(similarity).scatter_(1, nearest, 1 / nearest.shape[1])
+        nearest = similarity.topk(max(counts), dim=1).indices
+        place = torch.arange(max(counts), device=image.device)
+        weight = sum((place < count) / count for count in counts) / len(counts)  # of the nearest, the second, ...
+        return torch.zeros_like(similarity).scatter_(1, nearest, weight.to(similarity).expand_as(nearest))
 
 
-def neighbour_temperature(image: Tensor, text: Tensor, batch: int, fraction: float) -> float:
-    """The temperature of :func:`feature_neighbours` at which a pair has ``fraction`` of its batch as neighbours, on
-    average.
+def neighbour_temperature(image: Tensor, text: Tensor, batch: int, count: float) -> float:
+    """The temperature of :func:`feature_neighbours` at which a pair has ``count`` neighbours in its batch, on average.
 
     The number of a pair's neighbours is the perplexity of its row, the exponential of its entropy, as t-SNE sets its
     bandwidth (van der Maaten & Hinton, JMLR 2008, eq. 4).
@@ -86,10 +99,10 @@ def neighbour_temperature(image: Tensor, text: Tensor, batch: int, fraction: flo
     rows = _shuffled(len(image))[:len(image) // batch * batch].view(-1, batch)[:SAMPLED_BATCHES]
 
     def neighbours(temperature: float) -> float:
-        targets = torch.cat([feature_neighbours(image[some], text[some], temperature) for some in rows])
+        targets = torch.cat([feature_neighbours(image[some], text[some], [temperature]) for some in rows])
         return exp(-torch.xlogy(targets, targets).sum(dim=1).mean().item())
 
-    return _where(neighbours, fraction * batch, 1e-3, 10.0)
+    return _where(neighbours, count, 1e-3, 10.0)
 
 
 def contrast_temperatures(image: Tensor, text: Tensor, lengths: Sequence[int], batch: int) -> dict[int, float]:
