@@ -56,9 +56,11 @@ RECIPES = {
                      "7762f93325ca258f0efbc49c54002f10a19f0045132cce0d071d5773e529a471",
                      "glyphs/glyphs.h5", glyphs.make_glyphs, finer="kind"),
     "mdi": Recipe(UNSEEN, 3915, f"{ENCODERS}, and npm or {icons.MATERIAL.package} as a .tgz",
-                  "MDI", "mdi/mdi.h5", icons.MATERIAL.make),
+                  "bc56e1811814a79932b2e5f06148b43443d22ed8c860715b31112d991918adc6",
+                  "mdi/mdi.h5", icons.MATERIAL.make),
     "phosphor": Recipe(UNSEEN, 1512, f"{ENCODERS}, and npm or {icons.PHOSPHOR.package} as a .tgz",
-                       "PHOSPHOR", "phosphor/phosphor.h5", icons.PHOSPHOR.make),
+                       "246a49f49ad13c53da25cf3dbd3e92b4451dd2e7372e239db56293703a7c73f1",
+                       "phosphor/phosphor.h5", icons.PHOSPHOR.make),
 }
 
 
