@@ -116,8 +116,6 @@ class Config(Settings):
         self.means("mixing weight of a pair's neighbours against its partner in the first epoch, 0 to 1", between(0, 1))
         self.structure_end = 0.2
         self.means("the same in the last epoch; both 0: partners only", between(0, 1))
-        self.code_weight = 0.5
-        self.means("weight of the neighbours by codes against those by features, 0 to 1", between(0, 1))
 
         self.group("The networks")
         self.fusion = "late"
@@ -273,7 +271,8 @@ class Solver:
     def fit(self) -> None:
         """Train to the last epoch, from the saved state with ``--resume``, and save the models."""
         if self.config.resume:
-            run_state.load(self.files.state, self.about(), self.config.outcome(), self.run, self.model, self.optimizer)
+            outcome = self.config.outcome() | {"scale_min": self.scale_min, "scale_max": self.scale_max}
+            run_state.load(self.files.state, self.about(), outcome, self.run, self.model, self.optimizer)
             self.replayed = Replayed(self.device)  # a record works on the tensors that were there before
             say(f"Resuming after {self.run.epoch} epochs and {self.run.step} steps, from {self.files.state}")
         if self.hashing and self.use_progressive_hash:
@@ -331,7 +330,6 @@ class Solver:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             image, text = model.fuse(self.image[rows], self.text[rows])
             codes = model.ImageMlp(image, scale), model.TextMlp(text, scale)  # tanh(scale * x)
-            neighbours = self.objective.with_codes(neighbours, model.ImageMlp.x, model.TextMlp.x)
             loss = self.objective.of_codes(*map(model.split, codes), neighbours, weight)
             if self.config.fusion == "transformer":
                 loss = self.objective.of_fused(image, text, neighbours, weight) + 0.5 * loss

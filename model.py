@@ -128,7 +128,7 @@ class HashMlp(nn.Module):
         use_progressive: whether ``scale`` acts; if not, hash_code = tanh(x).
 
     After a call ``x`` is the call's x, detached, (n, hash_lens), and ``scale`` the scale that acted. What needs x
-    before it is squashed reads it there: late fusion, the neighbours by codes, and reranking.
+    before it is squashed reads it there: late fusion and reranking.
     """
 
     def __init__(self, input_dim: int, hash_lens: int, use_progressive: bool = True, hidden: int = 1024,

@@ -14,15 +14,19 @@ the exit status is then 2. What is made is compared with the fingerprint of the 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from benchmarks.sources import debian, glyphs, icons, numeric, views, wikipedia
 from common.atomic_files import check_writable
 from common.errors import InputError, Parser, exit_on_bad_input
-from load_data import load_dataset
+from load_data import Dataset, Split, load_dataset
+from pairs.rows import SPLITS
 
 SELECTION, UNSEEN = "selection", "unseen"
 ENCODERS = "requirements-extract.txt"
@@ -81,6 +85,25 @@ RECIPES = {
                      "14ce0f5b838cbf5cfd612aed16d8822a269e00531065cd2c04ce77dd37e3e9d3",
                      "cancer/cancer.npz", views.make_cancer),
 }
+
+
+def with_finer_labels(data: Dataset) -> Dataset | None:
+    """The same pairs with their finer labels, one a pair; None for a data set that has none."""
+    recipe = RECIPES.get(data.name)
+    if recipe is None or recipe.finer is None:
+        return None
+    columns = {split: getattr(data, split).meta.get(recipe.finer) for split in SPLITS}
+    if any(column is None for column in columns.values()):
+        raise InputError(f"{data.path}: no column {recipe.finer!r}; make it with python benchmark.py data {data.name}")
+    names = sorted({str(name) for column in columns.values() for name in column})
+    number = {name: place for place, name in enumerate(names)}
+
+    def relabelled(split: str) -> Split:
+        rows = torch.tensor([number[str(name)] for name in columns[split]])
+        label = torch.nn.functional.one_hot(rows, len(names)).to(torch.uint8)
+        return dataclasses.replace(getattr(data, split), label=label)
+
+    return dataclasses.replace(data, label_names=names, **{split: relabelled(split) for split in SPLITS})
 
 
 @exit_on_bad_input

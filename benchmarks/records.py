@@ -50,6 +50,7 @@ _ABOUT = {  # what was trained
     "method": str, "bits": (None, int), "settings": {str: (bool, int, float, str)}, "hash_lens": [int], "seed": int,
     **_ORIGIN}
 TRAINED = {**_ABOUT, "precision": str, "seconds": float, "final": {_BITS: _FIGURES},
+           "finer?": {_BITS: {"unpaired": _MAPS}},
            "history": {"epoch": [int], "map": {_BITS: [float]}}, "loss?": [float]}
 SKIPPED = {**_ABOUT, "skipped": str}
 MEASURED = {"format": (1,), **_ORIGIN}  # and the figures
@@ -83,6 +84,8 @@ def make(result: dict, *, dataset: str, method: str, bits: int | None, settings:
                            "map": {length: [round(sum(test[length]["unpaired"][direction]["map"]
                                                       for direction in ("i2t", "t2i")) / 2, 5)
                                             for test in result["history"]] for length in result["final"]}}}
+    if "finer" in result:
+        record["finer"] = _rounded(result["finer"], 6)
     if "epochs" in result:
         record["loss"] = [float(f"{epoch['loss']:.6g}") for epoch in result["epochs"]]
     return record

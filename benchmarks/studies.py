@@ -14,7 +14,7 @@ from load_data import Dataset
 DEFAULT, OFF = "ours", "ours, progressive off"
 PARTNERS = dict(structure_start=0.0, structure_end=0.0)  # targets that are partners only
 STEADY = dict(structure_start=0.5, structure_end=0.5)  # half of each target to the neighbours, throughout
-HEADS = dict(ucmfh.HEADS, use_progressive_hash=False)  # UCMFH's heads, loss and settings, on the features alone
+HEADS = dict(ucmfh.HEADS, use_progressive_hash=False, nested=False)  # UCMFH's heads, loss and settings, on the features alone
 STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ from the default}
     "methods": {OFF: {"use_progressive_hash": False}, DEFAULT: {}},
     "ablation": {
@@ -23,8 +23,7 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "+ batch norm before the tanh": {**HEADS, "centre": True, "batch_norm": True},
         "+ hidden layer of 1024": {**HEADS, "centre": True, "batch_norm": True, "hidden": 1024},
         "+ progressive scale": {"temperature": 0.5, "noise": 0.0, **PARTNERS},
-        "+ neighbours by features in the targets": {"temperature": 0.5, "noise": 0.0, "code_weight": 0.0, **STEADY},
-        "+ half of the neighbours by codes": {"temperature": 0.5, "noise": 0.0, **STEADY},
+        "+ neighbours in the targets": {"temperature": 0.5, "noise": 0.0, **STEADY},
         "+ feature noise": {"temperature": 0.5, **STEADY},
         "+ temperatures from the pairs": STEADY,
         "+ mixing weight falling from 0.8 to 0.2: ours": {},
@@ -36,14 +35,10 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "ours, mixing weight 0.5 throughout, progressive off": {**STEADY, "use_progressive_hash": False},
         "ours, mixing weight from 0.9 to 0.1": {"structure_start": 0.9, "structure_end": 0.1},
         "ours, mixing weight from 0.2 to 0.8": {"structure_start": 0.2, "structure_end": 0.8},
-        "ours, neighbours by features alone": {"code_weight": 0.0},
-        "ours, neighbours by features alone, progressive off": {"code_weight": 0.0, "use_progressive_hash": False},
-        "ours, neighbours by codes alone": {"code_weight": 1.0},
+        "ours, every length with bits of its own": {"nested": False},
         "ours, no noise": {"noise": 0.0},
         "ours, half the noise": {"noise": 0.5},
         "ours, temperature 0.3": {"temperature": 0.3},
-        "ours, alike 0.1": {"alike": 0.1},
-        "ours, alike 0.2": {"alike": 0.2},
         "ours, hidden layer of 4096": {"hidden": 4096},
         "ours, batch of 256": {"batch_size": 256},
         "ours, balanced loss 0.4": {"loss": "balanced", "positive_weight": 0.4},
@@ -60,6 +55,14 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "1 to 10, exponential": {"scale_schedule": "exponential"},
         "1 to 10, step": {"scale_schedule": "step"},
         "1 to 10, hashnet": {"scale_schedule": "hashnet"},
+    },
+    "constants": {  # each at half and at double its default
+        DEFAULT: {},
+        **{f"{name} {value:g}": {name: type(default)(value)}
+           for name in ("noise", "hidden", "batch_size", "lr") for default in [getattr(ICMR.Config(), name)]
+           for value in (default / 2, default * 2)},
+        "mixing weight from 0.4 to 0.1": {"structure_start": 0.4, "structure_end": 0.1},
+        "mixing weight from 1 to 0.4": {"structure_start": 1.0, "structure_end": 0.4},
     },
     "epochs": {f"{epochs} epochs{name}": {"epoch": epochs, **settings} for epochs in (30, 60, 100, 200)
                for name, settings in (("", {}), (", progressive off", {"use_progressive_hash": False}))},

@@ -16,14 +16,17 @@ import multiprocessing
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+import evaluation
 from benchmarks import records
-from benchmarks.baselines import METHODS, evaluate
+from benchmarks.baselines import METHODS, Unsuited, evaluate
+from benchmarks.datasets import with_finer_labels
 from benchmarks.studies import Job
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
@@ -108,7 +111,7 @@ def look(jobs: list[Job], fingerprints: dict[str, str]) -> list[dict | None]:
 
 
 def run(job: Job) -> dict:
-    """Train, test, and keep the result."""
+    """Train, test, and keep the result; one that says why, where a method can't be trained on these data."""
     mark = stamp(method_of(job), settings_of(job))
     device = choose_device(job.config["device"])
     if device.type == "cpu":
@@ -118,7 +121,7 @@ def run(job: Job) -> dict:
     with open(folder / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
         try:
             result = train_ours(job) if job.bits is None else train_baseline(job, device)
-        except InputError as error:  # such as more bits than a method has on these data
+        except Unsuited as error:
             result = {"skipped": str(error)}
     split = data(job)
     result |= {"environment": {**about, **result.get("environment", {})}, "fingerprint": split.fingerprint,
@@ -127,12 +130,23 @@ def run(job: Job) -> dict:
 
 
 @functools.lru_cache(maxsize=1)
-def loaded(path: str, data_dir: str) -> Dataset:
-    return load_dataset(path, data_dir)
+def loaded(path: str, data_dir: str) -> tuple[Dataset, Dataset | None]:
+    data = load_dataset(path, data_dir)
+    return data, with_finer_labels(data)
 
 
 def data(job: Job) -> Dataset:
-    return loaded(job.dataset, job.config["data_dir"])
+    return loaded(job.dataset, job.config["data_dir"])[0]
+
+
+def finer(job: Job, figures: Callable[[Dataset], dict[str, dict]]) -> dict:
+    """The mAP of the unpaired codes with the finer labels of the data, if there are any; ``figures`` gives those of any
+    data by code length.
+    """
+    found = loaded(job.dataset, job.config["data_dir"])[1]
+    if found is None:
+        return {}
+    return {"finer": {bits: {"unpaired": each["unpaired"]} for bits, each in figures(found).items()}}
 
 
 def train_ours(job: Job) -> dict:
@@ -141,7 +155,9 @@ def train_ours(job: Job) -> dict:
                                             "checkpoint_dir": checkpoints, "run_name": "run"}))
         solver.fit()
         found = solver.results()
-    return {key: found[key] for key in ("final", "history", "epochs", "curves", "chosen", "seconds", "environment")}
+    found |= finer(job, lambda data: evaluation.evaluate_codes(solver.model, data, solver.scale_max))
+    return {key: found[key] for key in ("final", "finer", "history", "epochs", "curves", "chosen", "seconds",
+                                        "environment") if key in found}
 
 
 def train_baseline(job: Job, device: torch.device) -> dict:
@@ -162,7 +178,8 @@ def train_baseline(job: Job, device: torch.device) -> dict:
     final, curves = evaluate(method, split)
     history.append({"epoch": method.epochs or 1, str(job.bits): final})
     return {"final": {str(job.bits): final}, "curves": {str(job.bits): curves}, "history": history,
-            "seconds": {"training": seconds}, "reference": method.reference}
+            "seconds": {"training": seconds}, "reference": method.reference,
+            **finer(job, lambda data: {str(job.bits): evaluate(method, data)[0]})}
 
 
 # --- all of them --------------------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ from loss import ContrastiveLoss
 from model import TextMlp
 from training import run_state
 from training.run_files import unused
-from training.targets import code_neighbours, feature_neighbours
+from training.targets import feature_neighbours
 from reporting.results import details
 from toy import toy_arguments, write_toy
 
@@ -124,16 +124,14 @@ def test_another_squashing_acts_in_training_and_evaluation(small, monkeypatch):
 
 
 @pytest.mark.parametrize("nested, places", [("true", (slice(0, 4), slice(0, 8))), ("false", (slice(0, 4), slice(4, 12)))])
-def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features_and_codes(small, nested, places):
-    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--code_weight", "0.3", "--nested", nested,
-                                                  "--temperature", "0.6")))
+def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features(small, nested, places):
+    solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--nested", nested, "--temperature", "0.6")))
     image, text, rows = solver.image[:16], solver.text[:16], torch.arange(16)
-    features = feature_neighbours(*(side[:16] for side in solver.objective.shared),
+    targets = feature_neighbours(*(side[:16] for side in solver.objective.shared),
                                   [solver.chosen["structure_temperature"][count] for count in ("2", "4")])
     solver.model.eval()
     with torch.no_grad():
         x = solver.model.encode(image=image)[1], solver.model.encode(text=text)[1]
-    targets = 0.7 * features + 0.3 * code_neighbours(*x, [2, 4])
     losses = [ContrastiveLoss(0.6)(*(torch.tanh(5 * side[:, bits]) for side in x), targets, 0.4)
               for bits in places]
     assert torch.allclose(solver.hash_step(rows, 0.4, 5.0)[0], sum(losses) / 2)

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from loss import BalancedContrastiveLoss, ContrastiveLoss
-from training.targets import contrast_temperatures, code_neighbours, shared_space, feature_neighbours, neighbour_counts, neighbour_temperature
+from training.targets import (contrast_temperatures, feature_neighbours, neighbour_counts, neighbour_temperature,
+                              shared_space)
 
 
 def naive(image, text, temperature, structure=None, share=0.0):
@@ -79,21 +80,6 @@ def test_feature_neighbours_follow_both_modalities_alike():
                                            (300, [2, 4, 8, 16, 32, 64])])
 def test_neighbours_are_looked_for_on_all_scales_up_to_a_quarter_of_the_batch(batch, counts):
     assert neighbour_counts(batch) == counts
-
-
-def test_code_neighbours_are_those_of_the_smallest_hamming_distance():
-    torch.manual_seed(0)
-    image, text = torch.randn(2, 40, 64).double()
-    found = code_neighbours(image, text, [4])
-    assert found.dtype == torch.float32 and not found.requires_grad
-    torch.testing.assert_close(found.sum(dim=1), torch.ones(40))
-    code = image + text >= 0
-    for row, distance in zip(found, (code[:, None] != code).sum(dim=2).fill_diagonal_(65)):
-        assert sorted(row.unique().tolist()) == [0, 0.25] and (row > 0).sum() == 4
-        assert distance[row > 0].max() <= distance[row == 0].sort().values[:-1].min()  # the last is the pair itself
-    several = code_neighbours(image, text, [2, 4, 16]).sort(dim=1, descending=True).values
-    weights = [(1 / 2 + 1 / 4 + 1 / 16) / 3] * 2 + [(1 / 4 + 1 / 16) / 3] * 2 + [1 / 16 / 3] * 12 + [0] * 24
-    torch.testing.assert_close(several, torch.tensor(weights).expand(40, 40))
 
 
 def test_shared_space_finds_what_the_modalities_share():

@@ -3,8 +3,7 @@
 The loss is contrastive (loss.py): it pulls partners together and pushes all other pairs apart. A part of each target,
 the mixing weight, goes to a pair's neighbours in the batch instead of its partner (targets.py), on many scales at once:
 its 2, 4, 8, ... nearest. The weight falls from ``structure_start`` to ``structure_end`` over the training, so that
-coarse differences are learned first and fine ones last. A ``code_weight`` of the neighbours is chosen by the codes as
-far as they are learned, the rest by the features. No label is used anywhere.
+coarse differences are learned first and fine ones last. No label is used anywhere.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from common import processes
 from common.console import warn
 from loss import BalancedContrastiveLoss, ContrastiveLoss
-from training.targets import (DIMENSIONS, MAX_TEMPERATURE, code_neighbours, contrast_temperatures, feature_neighbours,
+from training.targets import (DIMENSIONS, MAX_TEMPERATURE, contrast_temperatures, feature_neighbours,
                               measurable, neighbour_counts, neighbour_temperature, shared_space)
 
 if TYPE_CHECKING:
@@ -42,11 +41,11 @@ class Objective:
         self.config, self.hash_lens = config, list(hash_lens)
         self.chosen: dict[str, dict[str, float]] = {}
         self.shared: tuple[Tensor, Tensor] | None = None
-        self.counts = neighbour_counts(config.batch_size)
         if max(config.structure_start, config.structure_end) > 0:
             self.shared = shared_space(image, text)
             self.chosen["structure_temperature"] = {
-                str(count): neighbour_temperature(*self.shared, config.batch_size, count) for count in self.counts}
+                str(count): neighbour_temperature(*self.shared, config.batch_size, count)
+                for count in neighbour_counts(config.batch_size)}
         self.losses = {width: self._loss(temperature)
                        for width, temperature in self._temperatures(image, text, name).items()}
 
@@ -81,19 +80,12 @@ class Objective:
         return feature_neighbours(*(side[rows] for side in self.shared),
                                   list(self.chosen["structure_temperature"].values()))
 
-    def with_codes(self, neighbours: Tensor | None, image: Tensor, text: Tensor) -> Tensor | None:
-        """The neighbours by features (B, B) mixed with those by codes, the signs of x of both sides (B, bits)."""
-        if neighbours is None or not self.config.code_weight:
-            return neighbours
-        nearest = code_neighbours(image, text, self.counts)
-        return torch.lerp(neighbours, nearest.to(neighbours.dtype), self.config.code_weight)
-
     def of_codes(self, image: dict[int, Tensor], text: dict[int, Tensor], neighbours: Tensor | None,
                  weight: float | Tensor) -> Tensor:
         """The loss of a batch's codes of images and of texts, by code length (B, bits): the mean over the lengths.
 
         Args:
-            neighbours: (B, B), from :meth:`with_codes`.
+            neighbours: (B, B), from :meth:`neighbours`.
             weight: of the neighbours, from :meth:`weight`.
         """
         return sum(self.losses[bits](image[bits], text[bits], neighbours, weight)

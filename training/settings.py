@@ -90,6 +90,8 @@ class Settings:
             if type(value) is not type(default):
                 raise InputError(f"{name} = {value!r}: expected a {type(default).__name__}, such as {default!r}")
             setattr(self, name, value)
+        if silent := vars(self).keys() - self._notes.keys():
+            raise TypeError(f"settings without a meaning: {', '.join(sorted(silent))}; say what each means()")
 
     def check(self) -> None:
         """Raise :class:`InputError` for the first setting that breaks a rule."""

@@ -13,7 +13,6 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from model import sign
 from training.cca import CCA, HOLDOUT_STEP
 
 DIMENSIONS = 128  # of the shared space
@@ -63,28 +62,6 @@ def feature_neighbours(image: Tensor, text: Tensor, temperatures: Sequence[float
     """
     similarity = ((image @ image.T + text @ text.T) / 2).fill_diagonal_(-torch.inf)
     return sum(torch.softmax(similarity / temperature, dim=1) for temperature in temperatures) / len(temperatures)
-
-
-def code_neighbours(image: Tensor, text: Tensor, counts: Sequence[int]) -> Tensor:
-    """The neighbours of each pair of a batch by their codes: 1 / k for the k nearest by Hamming distance, else 0, and
-    the mean of that over the ``counts`` k.
-
-    A pair's code is the sign of the sum of its two sides, as in late fusion. Nearest neighbours in the space being
-    learned serve as positives as in NNCLR (Dwibedi et al., ICCV 2021), here for codes and within the batch.
-
-    Args:
-        image, text: (B, bits) each, x of tanh(scale * x); B more than each of the counts.
-
-    Returns:
-        (B, B), rows adding up to 1, 0 for the pair itself.
-    """
-    with torch.no_grad(), torch.autocast(image.device.type, enabled=False):
-        codes = sign(image + text)
-        similarity = (codes @ codes.T).fill_diagonal_(-torch.inf)
-        nearest = similarity.topk(max(counts), dim=1).indices
-        place = torch.arange(max(counts), device=image.device)
-        weight = sum((place < count) / count for count in counts) / len(counts)  # of the nearest, the second, ...
-        return torch.zeros_like(similarity).scatter_(1, nearest, weight.to(similarity).expand_as(nearest))
 
 
 def neighbour_temperature(image: Tensor, text: Tensor, batch: int, count: float) -> float:

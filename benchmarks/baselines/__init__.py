@@ -12,7 +12,7 @@ modality drowns the other, except those whose code leaves them as they are (UCCH
 
 from __future__ import annotations
 
-from benchmarks.baselines.base import Baseline, DeepBaseline, evaluate
+from benchmarks.baselines.base import Baseline, DeepBaseline, Unsuited, evaluate
 from benchmarks.baselines.cagan import CAGAN, GraphCode
 from benchmarks.baselines.crovca import CroVCA
 from benchmarks.baselines.deep import CIRH, DJSRH, UCCH, GraphNet
@@ -20,7 +20,8 @@ from benchmarks.baselines.shallow import CanonicalITQ, CanonicalLSH, CanonicalSi
 from benchmarks.baselines.ucmfh import UCMFH
 
 __all__ = ["CAGAN", "CIRH", "DJSRH", "METHODS", "UCCH", "UCMFH", "Baseline", "CanonicalITQ", "CanonicalLSH",
-           "CanonicalSign", "CroVCA", "DeepBaseline", "GraphCode", "GraphNet", "evaluate", "itq_rotation"]
+           "CanonicalSign", "CroVCA", "DeepBaseline", "GraphCode", "GraphNet", "Unsuited", "evaluate",
+           "itq_rotation"]
 
 METHODS: dict[str, type[Baseline]] = {
     method.name: method for method in (

@@ -18,6 +18,10 @@ MIN_PAIRS = 16  # an eighth of them judges the ridge of CCA; CIRH looks for thre
 ENCODE_ROWS = 4096  # items encoded at once
 
 
+class Unsuited(InputError):
+    """A method can't be trained on these data, such as for more bits than it has there."""
+
+
 class Baseline:
     """One code length of one method.
 

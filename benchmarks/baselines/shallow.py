@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.baselines.base import Baseline
-from common.errors import InputError
+from benchmarks.baselines.base import Baseline, Unsuited
 from training.cca import CCA, CentredLinear, choose_ridge
 
 
@@ -29,7 +28,7 @@ class CanonicalSign(Baseline):
 
     def _dimensions(self, limit: int) -> int:
         if self.bits > limit:
-            raise InputError(f"{self.name}: {self.bits} bits asked for, but these features have {limit} canonical "
+            raise Unsuited(f"{self.name}: {self.bits} bits asked for, but these features have {limit} canonical "
                              f"directions; use {limit} bits or fewer")
         return self.bits
 
