@@ -112,9 +112,9 @@ class Config(Settings):
         self.temperature = 0.0
         self.means("of the contrastive loss; 0: for each code length by how surely pairs can be told apart",
                    at_least(0))
-        self.structure_start = 0.8
+        self.structure_start = 1.0
         self.means("mixing weight of a pair's neighbours against its partner in the first epoch, 0 to 1", between(0, 1))
-        self.structure_end = 0.2
+        self.structure_end = 0.0
         self.means("the same in the last epoch; both 0: partners only", between(0, 1))
 
         self.group("The networks")

@@ -1,17 +1,20 @@
 """Every figure that the README and the documentation claim: how it is measured, recorded, and checked.
 
     python benchmark.py --datasets openmoji --seeds 5    # other methods, ours, and ours with progressive hashing off
+    python benchmark.py --datasets all                   # the same on the whole bench; also: selection, unseen
     python benchmark.py ablation                         # from UCMFH's heads to the default, and what did not help
     python benchmark.py scale                            # scale_min, scale_max and the schedules
     python benchmark.py epochs                           # trainings of 30 to 200 epochs
+    python benchmark.py constants                        # each constant at half and at double
     python benchmark.py speed | search                   # how fast training, evaluation and search are
     python benchmark.py data [NAME | all]                # make a data set that is measured on, or list them all
     python benchmark.py tables                           # write the figures of the records into the documents
     python benchmark.py check                            # train some records again, and compare
 
-Each of the last five has options of its own: python benchmark.py speed --help. The first four are studies. Their
-finished trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are
-the same, so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json and the figures.
+Each of the last five has options of its own: python benchmark.py speed --help. The others are studies. Their finished trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are the
+same, so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json and the figures. A data set
+of the bench that is not there, or other than the recorded one, gives one line; the others are measured, and the exit
+status is 2.
 Reported is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one
 thread, which makes its figures repeatable. With --record the trainings are also written to docs/results, from which
 the documents take their figures; the code has to be committed then.
@@ -30,12 +33,13 @@ import sys
 from pathlib import Path
 
 from benchmarks import records, trainings
+from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.figures import draw
 from benchmarks.studies import DEFAULT, OFF, STUDIES, jobs_of
 from benchmarks.tables import markdown
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
-from load_data import load_dataset
+from load_data import Dataset, load_dataset
 from training.device import choose_device
 
 COMMANDS = {"speed": "speed", "search": "search_speed", "data": "datasets", "tables": "documents", "check": "check"}
@@ -53,7 +57,8 @@ def parse(argv: list[str]) -> argparse.Namespace:
     parser = Parser(prog="benchmark.py", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", nargs="?", choices=(*STUDIES, *COMMANDS), default="methods", help="default: methods")
-    parser.add_argument("--datasets", nargs="+", default=["openmoji"], help="names or paths, as ICMR.py takes them")
+    parser.add_argument("--datasets", nargs="+", default=["openmoji"], help="names or paths, as ICMR.py takes them; "
+                        "selection and unseen stand for the halves of the bench, all for both")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, ... (default: 5)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these rows of the study")
     parser.add_argument("--hash_lens", type=int, nargs="+", default=[16, 32, 64, 128])
@@ -81,9 +86,7 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
                 for name in ("epoch", "eval_every", "hash_lens", "data_dir", "device", "precision")}
     ICMR.Config(**settings).check()
     cpu = choose_device(options.device).type == "cpu"
-    datasets = {path: load_dataset(path, options.data_dir) for path in options.datasets}
-    for dataset in datasets.values():  # all, before the first folder is made
-        dataset.require_labels("the benchmark measures mAP")
+    datasets, missing = load_all(options.datasets, options.data_dir)
     studies = []
     for path, dataset in datasets.items():
         folder = check_writable(Path(options.results_dir) / dataset.name / "benchmark", "results_dir")
@@ -95,8 +98,37 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
         check_writable(options.records_dir, "records_dir")
         trainings.require_recordable(jobs, results)
     results = iter(trainings.run_all(jobs, results, options.jobs or (os.cpu_count() if cpu else 1)))
-    return {name: report(options, command, name, folder, own, [next(results) for _ in own])
-            for name, folder, own in studies}
+    found = {name: report(options, command, name, folder, own, [next(results) for _ in own])
+             for name, folder, own in studies}
+    if missing:
+        raise InputError(f"not measured: {', '.join(missing)}, for the reasons given above; all else is done")
+    return found
+
+
+def load_all(wanted: list[str], data_dir: str) -> tuple[dict[str, Dataset], list[str]]:
+    """The data sets by name or path, all of them before the first is trained on, and the names of those that can't be
+    measured. Of the bench these are named in a line each and left out; any other raises InputError.
+    """
+    halves = {"all": list(RECIPES), **{half: [name for name, recipe in RECIPES.items() if recipe.half == half]
+                                       for half in (SELECTION, UNSEEN)}}
+    found, missing = {}, []
+    for path in dict.fromkeys(name for each in wanted for name in halves.get(each, [each])):
+        try:
+            dataset = load_dataset(path, data_dir)
+            dataset.require_labels("the benchmark measures mAP")
+            if path in RECIPES and dataset.fingerprint != RECIPES[path].fingerprint:
+                raise InputError(f"{dataset.path}: fingerprint {dataset.fingerprint[:16]}...; the bench has "
+                                 f"{RECIPES[path].fingerprint[:16]}...: another version of its source")
+            found[path] = dataset
+        except InputError as error:
+            if path not in RECIPES or len(wanted) == 1 and path == wanted[0]:
+                raise
+            missing.append(path)
+            print(f"error: {path}: {' '.join(str(error).split())}; python benchmark.py data {path} makes it; needs "
+                  f"{RECIPES[path].needs}", file=sys.stderr, flush=True)
+    if not found:
+        raise InputError("none of these data sets is here")
+    return found, missing
 
 
 def report(options: argparse.Namespace, command: str, name: str, folder: Path, jobs: list, results: list[dict]) -> dict:

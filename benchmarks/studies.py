@@ -26,15 +26,15 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         "+ neighbours in the targets": {"temperature": 0.5, "noise": 0.0, **STEADY},
         "+ feature noise": {"temperature": 0.5, **STEADY},
         "+ temperatures from the pairs": STEADY,
-        "+ mixing weight falling from 0.8 to 0.2: ours": {},
+        "+ mixing weight falling from 1 to 0: ours": {},
         "ours, progressive off": {"use_progressive_hash": False},
         "ours, no batch norm": {"batch_norm": False},
         "ours, no batch norm, progressive off": {"batch_norm": False, "use_progressive_hash": False},
         "ours, not centred": {"centre": False},
         "ours, partners only": PARTNERS,
         "ours, mixing weight 0.5 throughout, progressive off": {**STEADY, "use_progressive_hash": False},
-        "ours, mixing weight from 0.9 to 0.1": {"structure_start": 0.9, "structure_end": 0.1},
-        "ours, mixing weight from 0.2 to 0.8": {"structure_start": 0.2, "structure_end": 0.8},
+        "ours, mixing weight from 0.8 to 0.2": {"structure_start": 0.8, "structure_end": 0.2},
+        "ours, mixing weight from 0 to 1": {"structure_start": 0.0, "structure_end": 1.0},
         "ours, every length with bits of its own": {"nested": False},
         "ours, no noise": {"noise": 0.0},
         "ours, half the noise": {"noise": 0.5},
@@ -61,8 +61,7 @@ STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ f
         **{f"{name} {value:g}": {name: type(default)(value)}
            for name in ("noise", "hidden", "batch_size", "lr") for default in [getattr(ICMR.Config(), name)]
            for value in (default / 2, default * 2)},
-        "mixing weight from 0.4 to 0.1": {"structure_start": 0.4, "structure_end": 0.1},
-        "mixing weight from 1 to 0.4": {"structure_start": 1.0, "structure_end": 0.4},
+        "mixing weight from 0.5 to 0": {"structure_start": 0.5},
     },
     "epochs": {f"{epochs} epochs{name}": {"epoch": epochs, **settings} for epochs in (30, 60, 100, 200)
                for name, settings in (("", {}), (", progressive off", {"use_progressive_hash": False}))},
