@@ -295,6 +295,8 @@ def main(argv: list[str] | None = None) -> dict:
         if bits not in model.hash_lens:
             raise InputError(f"--bits {bits}: expected one of {', '.join(map(str, model.hash_lens))}, the code lengths "
                              f"of {path}")
+    if options.indexes == ["coarse"] and max(options.bits) == min(model.hash_lens):
+        raise InputError(f"--indexes coarse: {path} has no code length below {max(options.bits)}; give other --bits")
     origin = records.measurement_origin("benchmarks.search_speed") if options.record else {}
     check_writable(options.out.parent, "out")
     result = {"dataset": name, "noise": options.noise, "seed": options.seed, "topk": TOPK,

@@ -978,7 +978,8 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     rows = [line for line in lines if line.startswith("|")]
     assert len({row.count("|") for row in rows}) == 1 and len(rows) == 2 + 5 + 4
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"], ["--seed", "-1"], ["--out", str(tmp_path)]):
+    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"], ["--seed", "-1"], ["--out", str(tmp_path)],
+                ["--indexes", "coarse", "--bits", "4"]):
         with pytest.raises(SystemExit) as stop:
             search_speed.main([*arguments, *bad])
         assert stop.value.code == 2
