@@ -2,6 +2,7 @@
 
     python search.py build --checkpoint checkpoints/hash/openmoji_hash.pth --dataset openmoji
     python search.py query --item 7
+    python search.py query --item 7 --bits 32          # by the first 32 bits of each code
     python search.py query --text "smiling cat"        # pip install -r requirements-extract.txt first
     torchrun --nproc_per_node=4 search.py query --item 7
 
@@ -56,7 +57,7 @@ def build(options: argparse.Namespace) -> None:
     with progress_bar(items.size) as progress:
         index = Index.build(folder, options.checkpoint, **items._asdict(), kind=options.index,
                             device=choose_device(options.device), progress=progress)
-    print(f"{index.folder}: {len(index):,} items, {index.bits} bits, {index.about['modality']}, {kind_of(index)}")
+    print(f"{index.folder}: {len(index):,} items, {code_lengths(index)}, {index.about['modality']}, {kind_of(index)}")
 
 
 def add(options: argparse.Namespace) -> None:
@@ -79,10 +80,11 @@ def query(options: argparse.Namespace) -> None:
             return  # the first process shows the answer
         queries = read_queries(options, index)
         if options.radius is not None:
-            hits = index.query_radius(**queries.features, radius=options.radius)
+            hits = index.query_radius(**queries.features, radius=options.radius, bits=options.bits)
         else:
             topk = min(10, len(index)) if options.topk is None else options.topk
-            hits = index.query(**queries.features, topk=topk, rerank=options.rerank).each()
+            hits = index.query(**queries.features, topk=topk, rerank=options.rerank, bits=options.bits,
+                               coarse=options.coarse, candidates=options.candidates).each()
         results = [(name, index.rows(found)) for name, found in zip(queries.names, hits)]
     if options.gallery is not None:
         page = search_page.render(f"Search in {folder}", results, options.images)
@@ -110,7 +112,7 @@ def info(options: argparse.Namespace) -> None:
     for name, value in (("folder", f"{index.folder} (version {about['version']}, written {about['written']})"),
                         ("items", f"{len(index):,}, ids {index.ids[0]} to {index.ids[-1]}"),
                         ("from", origin + (f", and {source['added']:,} added" if source.get("added") else "")),
-                        ("codes", f"{index.bits} bits, of {about['modality']}, "
+                        ("codes", f"{code_lengths(index)}, of {about['modality']}, "
                                   f"{len(np.unique(index.codes, axis=0)):,} different ones"),
                         ("bit order", about["bit_order"]),
                         ("search", kind_of(index)),
@@ -127,9 +129,10 @@ def evaluate(options: argparse.Namespace) -> None:
     index = Index.load(options.folder or newest())
     data = sources.load_source(index, options.data_dir)
     modality = options.by or sources.query_modality(index)
-    rankings = quality.measure(index, data, modality, options.rerank)
+    rankings = quality.measure(index, data, modality, options.rerank, options.bits)
+    bits = f"{index.bits} bits" if options.bits is None else f"the first {options.bits} of {index.bits} bits"
     print(f"{len(data.query):,} {modality} queries x {len(index):,} items ({index.about['modality']}), "
-          f"{index.bits} bits, {kind_of(index)}")
+          f"{bits}, {kind_of(index)}")
     print(f"{'':<32}  mAP@50  recall@10")
     for ranking, map_at_50, recall in rankings:
         cells = ["-" if map_at_50 is None else f"{map_at_50:.4f}", "" if recall is None else f"{recall:.4f}"]
@@ -173,6 +176,10 @@ def check_query_options(options: argparse.Namespace) -> None:
     new = options.text is not None or options.image is not None
     if options.rerank is not None and options.radius is not None:
         raise InputError("--rerank and --radius: give one of them; a radius has no best N")
+    if options.coarse is not None and options.radius is not None:
+        raise InputError("--coarse and --radius: give one of them; a search within a radius misses nothing")
+    if options.candidates is not None and options.coarse is None:
+        raise InputError("--candidates: only for --coarse; leave it out")
     if options.by is not None and new:
         raise InputError("--by: a --text is a text and an --image an image; leave it out")
     if options.clip is not None and not new:
@@ -201,6 +208,12 @@ def kind_of(index: Index) -> str:
     """The kind of an index with its parameters, such as "ivf (nlist 256, nprobe 16)"."""
     parameters = ", ".join(f"{name} {value}" for name, value in index.about["parameters"].items())
     return index.about["kind"] + (f" ({parameters})" if parameters else "")
+
+
+def code_lengths(index: Index) -> str:
+    """The bits of the codes, and the lengths that can be searched, such as "128 bits (nested: 16, 32, 64, 128)"."""
+    lengths = ", ".join(map(str, index.lengths))
+    return f"{index.bits} bits" + (f" (nested: {lengths})" if len(index.lengths) > 1 else "")
 
 
 @contextlib.contextmanager
@@ -257,6 +270,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
                                                      "set says: a name on Hugging Face's hub or a folder")
     ask.add_argument("--rerank", type=int, metavar="N", help="re-order the best N by the real-valued query against the "
                                                              "binary codes")
+    ask.add_argument("--coarse", type=int, metavar="N", help="find candidates by the first N bits, and order only "
+                                                             "these by all bits, or by --bits; may miss items")
+    ask.add_argument("--candidates", type=int, metavar="N", help="how many with --coarse (default: 100 for each item "
+                                                                 "that is asked for)")
     ask.add_argument("--json", action="store_true", help="print JSON")
     ask.add_argument("--gallery", type=Path, metavar="OUT.html", help="write the results as a page")
     ask.add_argument("--images", type=Path, metavar="DIR", help="folder of the data set's image files, for the gallery")
@@ -269,6 +286,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     for child in (ask, test):
         child.add_argument("--by", choices=("image", "text"), help="modality of the queries (default: the one that the "
                                                                    "index doesn't hold, or text)")
+        child.add_argument("--bits", type=int, metavar="N", help="compare the first N bits, one of the code lengths of "
+                                                                 "a nested model (default: all)")
         child.add_argument("--data_dir", help="where the data set is now (default: where it was)")
     return parser.parse_args(argv)
 

@@ -482,7 +482,10 @@ def search_speed(evidence: Evidence) -> list[str]:
             rates = list(row["queries_per_second"].values())
             above = row["memory_above_codes"]
             megabytes = row["codes"] * row["bits"] / 8e6
-            found.append([f"{row['bits']}", f"{row['codes']:,}", row["index"], f"{row['build_seconds']:.1f}",
+            index = row["index"]
+            if index == "coarse":
+                index += f" {row['parameters']['coarse']}, {row['parameters']['candidates']:,} candidates"
+            found.append([f"{row['bits']}", f"{row['codes']:,}", index, f"{row['build_seconds']:.1f}",
                           f"{row['bytes_on_disk'] / 1e6:,.1f}", "" if above is None else f"{above * megabytes:,.1f}",
                           *("" if rate is None else f"{rate:,.0f}" for rate in rates), f"{row['recall@10']:.3f}",
                           f"{row['recall@100']:.3f}"])

@@ -8,6 +8,9 @@ The codes are real ones with noise, as no data set with this project has million
 image of the data set's retrieval split with every bit flipped with probability ``--noise``; queries are made the same
 way from texts of the query split. Recall counts by distance: an item as near as the true k-th is a hit. Each index is
 measured in a process of its own.
+
+``coarse`` is the search from coarse to fine in nested codes: candidates by the first bits, as many as one of the two
+shortest code lengths has, ordered by all bits. It is measured with the longest of ``--bits``.
 """
 
 from __future__ import annotations
@@ -41,7 +44,8 @@ from load_data import load_dataset
 from training import checkpoint
 from training.device import processor
 
-INDEXES = ("numpy", *nearest.KINDS)
+INDEXES = ("numpy", *nearest.KINDS, "coarse")
+CANDIDATES = (300, 1000, 3000)  # of a search from coarse to fine
 BATCH = 1000
 RECALL_QUERIES = 200
 TOPK = 10
@@ -75,8 +79,11 @@ def noisy(real: np.ndarray, count: int, noise: float, random: np.random.Generato
 # --- one index ------------------------------------------------------------------------------------
 
 
-def measure(kind: str, folder: str) -> dict:
-    """All figures of one index over ``codes.npy`` of a folder; runs in a process of its own."""
+def measure(kind: str, folder: str, coarse: int = 0, candidates: int = 0) -> dict:
+    """All figures of one index over ``codes.npy`` of a folder; runs in a process of its own.
+
+    ``coarse`` is the number of bits by which a search from coarse to fine finds so many ``candidates``.
+    """
     codes = np.load(Path(folder, "codes.npy"), mmap_mode="r")
     queries, truth = np.load(Path(folder, "queries.npy")), np.load(Path(folder, "truth.npy"))
     nearest.Flat(codes[:1]).nearest(queries[:1], 1)  # machine code is made or loaded before memory counts
@@ -87,10 +94,15 @@ def measure(kind: str, folder: str) -> dict:
         searcher = NumpyScan(codes)
     elif kind == "flat":
         searcher = nearest.Flat(codes)
+    elif kind == "coarse":
+        searcher = CoarseToFine(codes, coarse, candidates)
     else:
         made = nearest.make(kind, codes, nearest.parameters(kind, len(codes), 8 * codes.shape[1]))
         searcher = nearest.Approximate(codes, made)
     build = time.perf_counter() - started
+    chosen = nearest.parameters(kind, len(codes), 8 * codes.shape[1])
+    if kind == "coarse":
+        chosen = {"coarse": coarse, "candidates": candidates}
     if kind in nearest.KINDS[1:]:
         path = Path(folder, "faiss.index")
         faiss.write_index_binary(searcher.index, str(path))
@@ -103,8 +115,7 @@ def measure(kind: str, folder: str) -> dict:
     for k in (10, 100):
         distance, _ = searcher.nearest(queries[:RECALL_QUERIES], k)
         recall[f"recall@{k}"] = float((distance <= truth[:, k - 1:k]).mean())
-    return {"index": kind, "parameters": nearest.parameters(kind, len(codes), 8 * codes.shape[1]),
-            "build_seconds": build, "bytes_on_disk": size,
+    return {"index": kind, "parameters": chosen, "build_seconds": build, "bytes_on_disk": size,
             "memory_above_codes": None if after is None else (after - before) / codes.nbytes - 1,
             "queries_per_second": {"1": single, str(BATCH): batch}, **recall}
 
@@ -124,6 +135,18 @@ class NumpyScan:
             row[i] = best[np.lexsort((best, scan[best]))]
             distance[i] = scan[row[i]]
         return distance, row
+
+
+class CoarseToFine:
+    """What :meth:`Index.query_encoded` does for ``coarse``."""
+
+    def __init__(self, codes: np.ndarray, coarse: int, candidates: int):
+        self.codes, self.coarse, self.candidates = codes, coarse, candidates
+        self.narrow = nearest.Flat(codes).first_bits(coarse)
+
+    def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
+        _, row = self.narrow.nearest(nearest.first_bits(queries, self.coarse), self.candidates)
+        return nearest.refine(queries, self.codes, row, topk, 8 * self.codes.shape[1])
 
 
 def speed(call: Callable[[int], object]) -> float:
@@ -238,11 +261,12 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = Parser(prog="benchmark.py search", description=__doc__, allow_abbrev=False,
                     formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sizes", type=int, nargs="+", default=[100_000, 1_000_000], metavar="N")
-    parser.add_argument("--bits", type=int, nargs="+", default=[64, 128], metavar="N")
+    parser.add_argument("--bits", type=int, nargs="+", default=[64, 128], metavar="N",
+                        help="code lengths of the model (default: 64 128)")
     parser.add_argument("--indexes", nargs="+", choices=INDEXES, default=list(INDEXES))
     parser.add_argument("--dataset", default="openmoji", help="whose codes the noise is added to (default: openmoji)")
     parser.add_argument("--data_dir", default="data")
-    parser.add_argument("--checkpoint_dir", default="checkpoints", help="of hash/<dataset>_hash_<bits>.pth")
+    parser.add_argument("--checkpoint_dir", default="checkpoints", help="of hash/<dataset>_hash.pth")
     parser.add_argument("--noise", type=float, default=0.1, help="chance of a bit to be flipped (default: 0.1)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("results/benchmark_search.json"),
@@ -265,24 +289,32 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> dict:
     options = parse(argv)
     name = load_dataset(options.dataset, options.data_dir).name
-    paths = {bits: Path(options.checkpoint_dir) / "hash" / f"{name}_hash_{bits}.pth" for bits in options.bits}
-    for path in paths.values():
-        checkpoint.check_exists(path)
+    path = Path(options.checkpoint_dir) / "hash" / f"{name}_hash.pth"
+    model, about = load_model(path)
+    for bits in options.bits:
+        if bits not in model.hash_lens:
+            raise InputError(f"--bits {bits}: expected one of {', '.join(map(str, model.hash_lens))}, the code lengths "
+                             f"of {path}")
+    if options.indexes == ["coarse"] and max(options.bits) == min(model.hash_lens):
+        raise InputError(f"--indexes coarse: {path} has no code length below {max(options.bits)}; give other --bits")
     origin = records.measurement_origin("benchmarks.search_speed") if options.record else {}
     check_writable(options.out.parent, "out")
     result = {"dataset": name, "noise": options.noise, "seed": options.seed, "topk": TOPK,
               "cpu": processor(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
               "faiss": faiss.__version__, "numpy": np.__version__,
               "limits": limits([-(-bits // 8) for bits in options.bits]), "encoded_per_second": {}, "figures": []}
-    for bits, path in paths.items():
-        base, asked = real_codes(path, options.dataset, options.data_dir)
+    for bits in options.bits:
+        shorter = [length for length in model.hash_lens if length < bits]
         with tempfile.TemporaryDirectory() as scratch:
+            path = checkpoint.save_model(Path(scratch, "model.pth"), model.only([*shorter, bits]), **about)
+            base, asked = real_codes(path, options.dataset, options.data_dir)
             result["encoded_per_second"][str(bits)] = encoding_speed(path, options.dataset, options.data_dir,
                                                                      Path(scratch))
             if bits == options.bits[0]:
                 result["rerank"] = reranking(path, options.dataset, options.data_dir, Path(scratch))
+        coarse = shorter[:2] if bits == max(options.bits) else []
         for size in options.sizes:
-            result["figures"] += measure_all(options, bits, size, base, asked, result["limits"])
+            result["figures"] += measure_all(options, bits, coarse, size, base, asked, result["limits"])
     write_atomically(options.out, lambda file: json.dump(result, file, indent=1), "w")
     lines = table(result)
     write_atomically(options.out.with_suffix(".md"), lambda file: file.write("\n".join(lines) + "\n"), "w")
@@ -293,10 +325,12 @@ def main(argv: list[str] | None = None) -> dict:
     return result
 
 
-def measure_all(options: argparse.Namespace, bits: int, size: int, base: np.ndarray, asked: np.ndarray,
-                machine: dict) -> list[dict]:
-    """The figures of every index over ``size`` codes of ``bits`` bits."""
-    rows = []
+def measure_all(options: argparse.Namespace, bits: int, coarse: list[int], size: int, base: np.ndarray,
+                asked: np.ndarray, machine: dict) -> list[dict]:
+    """The figures of every index over ``size`` codes of ``bits`` bits, and of ``coarse`` with these shorter lengths."""
+    rows, searches = [], [(kind,) for kind in options.indexes if kind != "coarse"]
+    if "coarse" in options.indexes:
+        searches += [("coarse", length, number) for length in coarse for number in CANDIDATES if number < size]
     with tempfile.TemporaryDirectory(dir=options.out.parent) as folder:  # /tmp may be memory
         random = np.random.default_rng([options.seed, bits, size])
         codes = np.lib.format.open_memmap(Path(folder, "codes.npy"), "w+", np.uint8, (size, base.shape[1]))
@@ -306,9 +340,9 @@ def measure_all(options: argparse.Namespace, bits: int, size: int, base: np.ndar
         np.save(Path(folder, "queries.npy"), queries)
         np.save(Path(folder, "truth.npy"), truth)
         del codes
-        for kind in options.indexes:
+        for kind, *chosen in searches:
             with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
-                row = {"bits": bits, "codes": size, **process.submit(measure, kind, folder).result()}
+                row = {"bits": bits, "codes": size, **process.submit(measure, kind, folder, *chosen).result()}
             per_second = row["queries_per_second"]
             exact = kind in ("numpy", "flat")
             row["of_limit"] = {} if not exact else {
@@ -316,8 +350,8 @@ def measure_all(options: argparse.Namespace, bits: int, size: int, base: np.ndar
                 str(BATCH): None if per_second[str(BATCH)] is None else
                 per_second[str(BATCH)] * size / machine["pairs_per_second"][str(8 * base.shape[1])]}
             rows.append(row)
-            print(f"{bits} bits, {size:,} codes, {kind}: {per_second['1']:,.1f} queries/s one at a time, recall@10 "
-                  f"{row['recall@10']:.3f}", flush=True)
+            print(f"{bits} bits, {size:,} codes, {' '.join(map(str, (kind, *chosen)))}: {per_second['1']:,.1f} "
+                  f"queries/s one at a time, recall@10 {row['recall@10']:.3f}", flush=True)
     return rows
 
 

@@ -43,12 +43,17 @@ class Encoded(NamedTuple):
         """The codes as ``codes.npy`` holds them, uint8 (n, ceil(bits / 8))."""
         return metric.pack_codes(self.codes)
 
+    def first_bits(self, bits: int) -> Encoded:
+        """The first ``bits`` bits of nested codes, and their x: (n, bits) each."""
+        return Encoded(self.codes[:, :bits], self.x[:, :bits])
+
 
 # --- what is given --------------------------------------------------------------------------------
 
 
 def load_model(path: Path) -> tuple[HashModel, dict]:
-    """The hash model that a checkpoint holds, of nested codes or of one code length, and what the checkpoint says of it.
+    """The hash model of a checkpoint, of nested codes or of one code length, and what the checkpoint says of it.
+
     Raises InputError if it holds anything else.
     """
     model, about = checkpoint.load_model(path)

@@ -65,12 +65,19 @@ def read_manifest(folder: Path) -> dict:
                  and all(type(about[key]) is dict for key in ("parameters", "model"))
                  and all(type(about[key]) is str for key in ("bit_order", "written"))
                  and about["modality"] in ("image", "text", "both") and type(about["model"]["sha256"]) is str
-                 and {"dataset", "epoch"} <= about["model"].keys() and is_source(about["source"]))
+                 and {"dataset", "epoch"} <= about["model"].keys() and is_source(about["source"])
+                 and is_lengths(about.get("lengths", [about["bits"]]), about["bits"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise InputError(f"{path}: damaged, or not an index of this version; restore it or build again")
     return about
+
+
+def is_lengths(lengths: object, bits: int) -> bool:
+    """Whether this can stand as ``lengths`` in ``index.json``: increasing numbers of bits, up to that of the codes."""
+    return (isinstance(lengths, list) and all(type(length) is int and length > 0 for length in lengths)
+            and sorted(set(lengths)) == lengths and lengths[-1:] == [bits])
 
 
 def is_source(source: object) -> bool:

@@ -1,7 +1,7 @@
 """A database of hash codes in a folder: built from features, grown, queried.
 
-    index = Index.build("index/mine/64", "checkpoints/hash/mine_hash_64.pth", image=features)
-    hits = Index.load("index/mine/64").query(text=other_features, topk=10)   # hits.id, hits.distance: (queries, 10)
+    index = Index.build("index/mine/128", "checkpoints/hash/mine_hash.pth", image=features)
+    hits = Index.load("index/mine/128").query(text=other_features, topk=10)   # hits.id, hits.distance: (queries, 10)
 
 A folder holds ``index.json`` and a folder with the files of the version that it describes (see ``folder.py``):
 
@@ -36,7 +36,9 @@ from indexing.items import append_table, check_ids, make_table, read_table, writ
 from model import HashModel
 
 BIT_ORDER = "little: bit j (of value 2**j) of byte i is bit 8 * i + j of the code; unused high bits are 0"
-LASTING_KEYS = ("kind", "bits", "bit_order", "modality", "source", "model", "parameters")  # a new version keeps them
+# What a new version keeps of the old one.
+LASTING_KEYS = ("kind", "bits", "lengths", "bit_order", "modality", "source", "model", "parameters")
+CANDIDATES = 100  # items that a search from coarse to fine keeps for each that is asked for
 NO_ID = -1  # stands where an approximate index found no more items
 
 
@@ -60,6 +62,7 @@ class Index:
                  items: pa.Table | None, searcher: nearest.Searcher):
         self.folder, self.about, self.model = folder, about, model
         self.codes, self.ids, self.items, self.searcher = codes, ids, items, searcher
+        self.narrow: dict[int, nearest.Searcher] = {}  # by the first bits of the codes, made when first asked for
 
     def __len__(self) -> int:
         return len(self.codes)
@@ -68,6 +71,11 @@ class Index:
     def bits(self) -> int:
         """The length of a code."""
         return self.about["bits"]
+
+    @property
+    def lengths(self) -> list[int]:
+        """The code lengths that a search can use, ascending: those of a nested model, or that of the codes alone."""
+        return self.about.get("lengths", [self.bits])
 
     # --- building and growing -------------------------------------------------------------------------
 
@@ -105,8 +113,8 @@ class Index:
         table = make_table(columns, count)
         order = np.argsort(ids, kind="stable")
         about = {
-            "kind": kind, "bits": network.width, "bit_order": BIT_ORDER, "modality": modality_of(features),
-            "source": source or {},
+            "kind": kind, "bits": network.width, "lengths": sorted(set(network.hash_lens)), "bit_order": BIT_ORDER,
+            "modality": modality_of(features), "source": source or {},
             "model": {"sha256": sha256(Path(model)), **{key: trained.get(key) for key in ("dataset", "fingerprint",
                                                                                           "epoch")}}}
         plan = {**about, "ids": hashlib.sha256(ids).hexdigest(),
@@ -213,7 +221,9 @@ class Index:
         codes = map_array(version / "codes.npy", np.uint8, (count, -(-about["bits"] // 8)))
         ids = map_array(version / "ids.npy", np.int64, (count,))
         items = read_table(version / "items.arrow") if "items.arrow" in about["files"] else None
-        if model.width != about["bits"] or items is not None and len(items) != count:
+        lengths = about.get("lengths", [about["bits"]])
+        if model.width != about["bits"] or not set(lengths) <= set(model.hash_lens) or (
+                items is not None and len(items) != count):
             raise damaged(folder / MANIFEST, "its files don't fit each other")
         if searcher is not None:
             answers = searcher(codes)
@@ -229,7 +239,7 @@ class Index:
             check_hash(self._path(name), file["sha256"])
 
     def _lasting(self) -> dict:
-        return {key: self.about[key] for key in LASTING_KEYS}
+        return {key: self.about[key] for key in LASTING_KEYS if key in self.about}
 
     def _path(self, name: str) -> Path:
         return self.folder / self.about["version"] / name
@@ -245,19 +255,27 @@ class Index:
         return encoding.encode(self.model, check_features(self.model, image, text))
 
     def query(self, image: ArrayLike | None = None, text: ArrayLike | None = None, topk: int = 10,
-              rerank: int | None = None) -> Hits:
+              rerank: int | None = None, bits: int | None = None, coarse: int | None = None,
+              candidates: int | None = None) -> Hits:
         """The nearest items of queries with features of an image, a text or both, (q, topk), ties by id.
 
         Args:
             rerank: order the best so many of the Hamming ranking by the inner product of the real-valued query and
                 their codes, and keep ``topk``.
+            bits: compare the first so many bits of each code, one of ``lengths``; default: all.
+            coarse: find the nearest ``candidates`` by the first so many bits, one of ``lengths``, and order only these
+                by ``bits``. Reads less than a comparison of all items by ``bits``, but may miss some.
+            candidates: default: 100 for each of ``topk``, or of ``rerank``, or all items of a smaller index.
 
         Raises:
-            InputError: unsound features, or ``topk`` or ``rerank`` larger than the index.
+            InputError: unsound features; ``topk``, ``rerank`` or ``candidates`` larger than the index, or fewer
+                candidates than are asked for; a length that the codes don't have, or an index that isn't flat with
+                ``bits`` or ``coarse``.
         """
-        return self.query_encoded(self.encode(image, text), topk, rerank)
+        return self.query_encoded(self.encode(image, text), topk, rerank, bits, coarse, candidates)
 
-    def query_encoded(self, queries: Encoded, topk: int = 10, rerank: int | None = None) -> Hits:
+    def query_encoded(self, queries: Encoded, topk: int = 10, rerank: int | None = None, bits: int | None = None,
+                      coarse: int | None = None, candidates: int | None = None) -> Hits:
         """As :meth:`query`, of queries from :meth:`encode`."""
         self._check_encoded(queries)
         self._check_number("topk", topk)
@@ -265,23 +283,43 @@ class Index:
             self._check_number("rerank", rerank)
             if rerank < topk:
                 raise InputError(f"rerank {rerank}: expected at least topk, which is {topk}")
-        distance, row = self.searcher.nearest(queries.packed, rerank or topk)
-        score = None
+        bits, wanted, score = self.check_length("bits", bits), rerank or topk, None
+        fine = queries.first_bits(bits)
+        if coarse is None:
+            if candidates is not None:
+                raise InputError("candidates: only for a search from coarse to fine; give coarse too")
+            distance, row = self._searcher(bits).nearest(fine.packed, wanted)
+        else:
+            if self.check_length("coarse", coarse) >= bits:
+                raise InputError(f"coarse {coarse}: expected fewer bits than the {bits} that order the candidates")
+            if candidates is None:
+                candidates = min(CANDIDATES * wanted, len(self))
+            self._check_number("candidates", candidates)
+            if candidates < wanted:
+                raise InputError(f"candidates {candidates}: expected at least {'rerank' if rerank else 'topk'}, which "
+                                 f"is {wanted}")
+            _, row = self._searcher(coarse).nearest(queries.first_bits(coarse).packed, candidates)
+            distance, row = nearest.refine(fine.packed, self.codes, row, wanted, bits)
         if rerank is not None:
-            distance, row, score = nearest.rerank(queries.x, self.codes, distance, row, topk)
+            distance, row, score = nearest.rerank(fine.x, self.codes, distance, row, topk)
         return Hits(np.where(row == nearest.NO_ROW, NO_ID, self.ids[row]), distance, score)
 
     def query_radius(self, image: ArrayLike | None = None, text: ArrayLike | None = None,
-                     radius: int = 0) -> list[Hits]:
+                     radius: int = 0, bits: int | None = None) -> list[Hits]:
         """All items within a Hamming radius of each query, nearest first, ties by id; exact for any kind of index.
 
+        Args:
+            bits: compare the first so many bits of each code, one of ``lengths``; default: all.
+
         Raises:
-            InputError: unsound features, or a radius that is not from 0 to the length of the codes.
+            InputError: unsound features, a radius that is not from 0 to the length of the codes, or as :meth:`query`
+                for ``bits``.
         """
-        if not 0 <= radius <= self.bits:
-            raise InputError(f"radius {radius}: expected 0 to {self.bits}, the length of the codes")
-        queries = self.encode(image, text)
-        limits, distance, row = self.searcher.within(queries.packed, radius)
+        bits = self.check_length("bits", bits)
+        if not 0 <= radius <= bits:
+            raise InputError(f"radius {radius}: expected 0 to {bits}, the length of the codes")
+        queries = self.encode(image, text).first_bits(bits)
+        limits, distance, row = self._searcher(bits).within(queries.packed, radius)
         return [Hits(self.ids[row[start:stop]], distance[start:stop]) for start, stop in zip(limits, limits[1:])]
 
     def describe(self, ids: np.ndarray) -> list[dict]:
@@ -303,6 +341,31 @@ class Index:
                        for name, value in columns.items()}
             rows.append({**row, **columns, **row})  # a column named as a field of the hit must not replace it
         return rows
+
+    def check_length(self, name: str, bits: int | None) -> int:
+        """The number of bits to compare, all for None. Raises InputError, which calls it ``name``, for a length that
+        the codes don't have, and for fewer bits than all in an index that isn't flat.
+        """
+        if bits is None or bits == self.bits:
+            return self.bits
+        if len(self.lengths) == 1:
+            raise InputError(f"{name} {bits}: {self.folder} has codes of {self.bits} bits alone, as its model isn't "
+                             f"nested; leave it out")
+        if bits not in self.lengths:
+            raise InputError(f"{name} {bits}: expected one of {', '.join(map(str, self.lengths))}, the code lengths of "
+                             f"the index")
+        if self.about["kind"] != "flat":
+            raise InputError(f"{name} {bits}: {self.folder} is of kind {self.about['kind']}, which compares whole "
+                             f"codes; build one with --index flat")
+        return bits
+
+    def _searcher(self, bits: int) -> nearest.Searcher:
+        """What finds the nearest by the first ``bits`` bits."""
+        if bits == self.bits:
+            return self.searcher
+        if bits not in self.narrow:
+            self.narrow[bits] = self.searcher.first_bits(bits)
+        return self.narrow[bits]
 
     def _check_encoded(self, queries: Encoded) -> None:
         for array in queries:

@@ -1,4 +1,5 @@
-"""Nearest codes by Hamming distance, over packed codes alone: exact, approximate, and merged from parts.
+"""Nearest codes by Hamming distance, over packed codes alone: exact, approximate, by a code's beginning, and merged
+from parts.
 
 Codes are uint8 rows from ``metric.pack_codes``. Every search orders its results by distance and, among equal distances,
 by row: whoever splits the rows and merges the answers gets the same answer.
@@ -36,6 +37,9 @@ class Searcher(Protocol):
 
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """All rows within ``radius``: limits (q + 1,), and distances and rows, query i's at limits[i]:limits[i + 1]."""
+
+    def first_bits(self, bits: int) -> Searcher:
+        """An exact search by the first ``bits`` bits of each code; its queries are as long."""
 
 
 class Flat:
@@ -79,6 +83,10 @@ class Flat:
         order = np.lexsort((row, distance, _owner(limits)))
         return limits, distance[order], row[order]
 
+    def first_bits(self, bits: int) -> Flat:
+        """As :meth:`Searcher.first_bits`; holds a copy of these bits in memory."""
+        return Flat(first_bits(self.codes, bits), self.first_row)
+
 
 class Approximate(Flat):
     """Nearest codes from a faiss index over the same codes; ``within`` stays exact."""
@@ -113,6 +121,36 @@ def as_words(codes: np.ndarray) -> tuple[np.ndarray, int]:
     words = codes.view(np.ndarray).reshape(-1).view(f"u{size}")
     words.flags.writeable = False  # as those of a file: a loop is compiled for one of the two
     return words, codes.shape[1] // size
+
+
+# --- the beginning of codes -----------------------------------------------------------------------
+
+
+def first_bits(codes: np.ndarray, bits: int) -> np.ndarray:
+    """The first ``bits`` bits of packed codes (n, bytes) as packed codes of that length, (n, ceil(bits / 8)), a copy.
+    """
+    part = np.array(codes[:, :-(-bits // 8)], order="C")
+    if bits % 8:
+        part[:, -1] &= (1 << bits % 8) - 1
+    return part
+
+
+def refine(queries: np.ndarray, codes: np.ndarray, row: np.ndarray, topk: int,
+           bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """Order candidates by the first ``bits`` bits of their codes, ties by row, and keep ``topk``.
+
+    Args:
+        queries: packed codes of ``bits`` bits, (q, ceil(bits / 8)).
+        codes: packed codes of as many bits or more, (n, bytes).
+        row: candidates, (q, N).
+
+    Returns distances int32 and rows, (q, topk) each.
+    """
+    row = np.sort(row, axis=1)
+    distance = np.stack([np.bitwise_count(first_bits(codes[candidates], bits) ^ query).sum(axis=1, dtype=np.int32)
+                         for query, candidates in zip(queries, row)])
+    order = np.argsort(distance, axis=1, kind="stable")[:, :topk]
+    return np.take_along_axis(distance, order, axis=1), np.take_along_axis(row, order, axis=1)
 
 
 # --- merging --------------------------------------------------------------------------------------

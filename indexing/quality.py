@@ -24,16 +24,19 @@ class Quality(NamedTuple):
     recall_at_10: float | None
 
 
-def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int]) -> list[Quality]:
-    """mAP@50 and recall@10 of an index of one split of ``data``, by queries of one modality.
+def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int],
+            bits: int | None = None) -> list[Quality]:
+    """mAP@50 and recall@10 of an index of one split of ``data``, by queries of one modality; of the first ``bits`` bits
+    of its codes, if given, as those of an index that holds no more.
 
     recall@10 is the share of the 10 items nearest to a query by the cosine of x that are among the first 10 of the
     ranking. The rankings are: by Hamming distance, averaged over all orders of the ties; by Hamming distance, ties by
     id; and with the best N reranked, for each N of ``rerank`` that the index has items for.
 
     Raises:
-        InputError: the index has fewer than 50 items, or other items than the split.
+        InputError: the index has fewer than 50 items, other items than the split, or no codes of ``bits`` bits.
     """
+    bits = index.check_length("bits", bits)
     name = index.about["source"]["split"]
     split = getattr(data, name)
     order = np.argsort(split.index)
@@ -44,9 +47,10 @@ def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int]) -
         raise InputError(f"{index.folder}: holds {len(index)} items; mAP@{TOPK} and recall@{RECALL_TOPK} need {TOPK} "
                          f"or more")
     labelled = bool(data.num_classes)
-    queries = index.encode(**{modality: getattr(data.query, modality).numpy()})
+    whole = index.encode(**{modality: getattr(data.query, modality).numpy()})
     items = index.encode(**{side: getattr(split, side).numpy()[order] for side in ("image", "text")
-                            if index.about["modality"] in (side, "both")})
+                            if index.about["modality"] in (side, "both")}).first_bits(bits)
+    queries = whole.first_bits(bits)
     query_unit, item_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries.x, items.x))
     nearest = [np.argsort(-(item_unit @ unit), kind="stable")[:RECALL_TOPK] for unit in query_unit]
     labels, item_labels = data.query.label.numpy(), split.label.numpy()[order]
@@ -55,7 +59,7 @@ def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int]) -
         averaged = metric.mean_average_precision(queries.codes, items.codes, labels, item_labels, TOPK)
     measured = [Quality("Hamming, ties averaged", averaged, None)]
     for number in (None, *(number for number in rerank if number <= len(index))):
-        ids = index.query_encoded(queries, TOPK, number).id
+        ids = index.query_encoded(whole, TOPK, number, bits).id
         rows = np.where(ids == NO_ID, -1, np.searchsorted(index.ids, ids))
         recall = np.mean([np.isin(best, found[:RECALL_TOPK]).mean() for best, found in zip(nearest, rows)])
         measured.append(Quality("Hamming, ties by id" if number is None else f"the best {number:,} reranked",

