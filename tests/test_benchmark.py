@@ -358,7 +358,7 @@ def test_the_data_sets_are_listed(capsys):
     benchmark.main(["data"])
     printed = capsys.readouterr().out
     assert load_dataset("openmoji", ROOT / "data").fingerprint in printed
-    assert all(f"{name:9} {recipe.pairs:5,}" in printed for name, recipe in datasets.RECIPES.items())
+    assert all(f"{name:9} {recipe.pairs:6,}" in printed for name, recipe in datasets.RECIPES.items())
 
 
 def icon_package(path, version="7.3.1", **replaced):

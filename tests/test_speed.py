@@ -114,7 +114,7 @@ def test_large_features_stay_in_their_file(large, monkeypatch, tmp_path):
         monkeypatch.setattr("pairs.rows.MAPPED_BYTES", size)
         ICMR.main(["--dataset", str(large), "--results_dir", str(tmp_path), "--checkpoint_dir", str(tmp_path),
                    "--epoch", "1", "--hash_lens", "8", "--hidden", "8", "--batch_size", "32", "--device", "cpu"])
-        weights.append(torch.load(tmp_path / "hash" / "large_hash_8.pth", weights_only=True)["ImageMlp"]["fc1.weight"])
+        weights.append(torch.load(tmp_path / "hash" / "large_hash.pth", weights_only=True)["ImageMlp"]["fc1.weight"])
     assert torch.equal(*weights)
 
 
@@ -138,7 +138,7 @@ def test_mapped_features_are_checked_and_scattered_rows_are_read(large, monkeypa
 
 def trained(small, *more):
     results = ICMR.main(toy_arguments(small, *more))
-    path = small / "checkpoints" / "hash" / "toy_hash_8.pth"
+    path = small / "checkpoints" / "hash" / "toy_hash.pth"
     return results, torch.load(path, weights_only=True)["ImageMlp"]
 
 

@@ -27,7 +27,7 @@ def folders(tmp_path_factory):
 
 
 def test_training_uses_no_labels(folders):
-    first, second = (torch.load(folder / "checkpoints" / "hash" / "toy_hash_8.pth", weights_only=True)
+    first, second = (torch.load(folder / "checkpoints" / "hash" / "toy_hash.pth", weights_only=True)
                      for folder, _ in folders.values())
     for head in ("ImageMlp", "TextMlp"):
         assert first[head].keys() == second[head].keys()
@@ -96,7 +96,7 @@ def test_sample_retrievals_mark_no_labels(tmp_path, capsys):
 def test_an_index_is_evaluated_by_its_nearest_items_alone(folders, tmp_path, monkeypatch, capsys):
     folder, _ = folders["without"]
     monkeypatch.chdir(tmp_path)
-    search.main(["build", "--checkpoint", str(folder / "checkpoints" / "hash" / "toy_hash_8.pth"), "--dataset", "toy",
+    search.main(["build", "--checkpoint", str(folder / "checkpoints" / "hash" / "toy_hash.pth"), "--dataset", "toy",
                  "--data_dir", str(folder / "data")])
     capsys.readouterr()
     search.main(["evaluate", "--rerank", "60"])
