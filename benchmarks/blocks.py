@@ -165,84 +165,8 @@ def footnote(rows: Iterable[Sequence[str]], zh: bool = False) -> list[str]:
     return ["", "† 由与当前不同版本的代码训练。" if zh else OTHER_CODE]
 
 
-def limits(evidence: Evidence, zh: bool = False) -> list[str]:
-    """What the scale gains and costs, and where ours is not the best, a line each."""
-    compared = [data for data in evidence.datasets if data.compared]
-    if not compared:
-        return [NOTHING_ZH if zh else NOTHING]
-    usual = max(len(data.compared.seeds) for data in compared)
-    others = any(len(pair.seeds) != usual for data in compared for pair in _by_epochs(data).values())
-    partner = "R@10（查询在前十个结果中找到自己另一半）" if zh else "A query's own partner among the first ten (R@10)"
-    lines = [_changes(name, [(data, data.compared.gains(protocol, cut)) for data in compared], usual, evidence, zh)
-             for protocol, cut, name in (("unpaired", "map", "mAP@all"), ("unpaired", "map@50", "mAP@50"),
-                                         ("partners", "recall@10", partner))]
-    if trained := [part for data in compared if (part := _lengths_of_training(data, usual, evidence, zh))]:
-        lines.append(f"- mAP@all 的变化与训练长度：{'；'.join(trained)}。" if zh else
-                     f"- The gain of mAP@all by the length of the training: {'; '.join(trained)}.")
-    behind = [part for each in _headline_rows(evidence) for cut in ("map", "map@50")
-              if (part := _behind(each, cut, evidence, zh))]
-    if behind:
-        lines.append(f"- 按均值，其他方法更好之处：{'；'.join(behind)}。" if zh else
-                     f"- By the means, other methods are ahead: {'; '.join(behind)}.")
-    note = footnote([lines], zh)
-    if zh:
-        return [f"开启与关闭之差，百分点，各码长与双向的均值 ± 标准误（{usual} 个种子{'，另注者除外' if others else ''}）；"
-                "“提升”与“降低”依据 95% 置信区间：", "", *lines, *note]
-    return [f"The scale on against off, in points: mean of the code lengths and both directions ± standard error over "
-            f"{of('seed', usual)}{' where no other number is given' if others else ''}. \"Higher\" and \"lower\" hold "
-            "with 95 % confidence.", "", *lines, *note]
-
-
 def _mark(evidence: Evidence, data: Data) -> str:
     return evidence.mark(data.compared[:2])
-
-
-def _changes(name: str, measured: list[tuple[Data, list[float]]], usual: int, evidence: Evidence, zh: bool) -> str:
-    """One line that says on which data sets a figure is surely higher, surely lower, or neither can be told."""
-    kinds: dict[str, list[str]] = {"higher": [], "lower": [], "neither": []}
-    for data, values in measured:
-        low, high = interval(np.array(values))
-        kind = "higher" if low > 0 else "lower" if high < 0 else "neither"
-        change = gain(values, zh, usual)
-        if kind != "neither":
-            change = ("" if zh else "by ") + change.lstrip("+-")
-        kinds[kind].append(f"{data.title} {change}{_mark(evidence, data)}")
-    words = {"higher": "提升：", "lower": "降低：", "neither": "无可确认的变化："} if zh else {
-        "higher": "higher on ", "lower": "lower on ", "neither": "no clear change on "}
-    parts = ("；" if zh else "; ").join(words[kind] + listed(found, zh) for kind, found in kinds.items() if found)
-    return f"- {name} {parts}。" if zh else f"- {name}: {parts}."
-
-
-def _lengths_of_training(data: Data, usual: int, evidence: Evidence, zh: bool) -> str:
-    """What the scale gains of mAP@all after each length of the training; nothing where there is only one."""
-    pairs = _by_epochs(data)
-    if len(pairs) < 2:
-        return ""
-    found = [(epochs, gain(pair.gains("unpaired", "map"), zh, usual) + evidence.mark(pair[:2]))
-             for epochs, pair in pairs.items()]
-    if zh:
-        return f"{data.title} " + "，".join(f"{epochs} 轮 {each}" for epochs, each in found)
-    return f"on {data.title} " + listed([f"{each} after {epochs}" for epochs, each in found]) + " epochs"
-
-
-def _behind(compared: dict, cut: str, evidence: Evidence, zh: bool) -> str:
-    """The best other method of a row of the headline, if its mean is above that of ours by what can be printed."""
-    data, bits, ours = compared["data"], compared["bits"], compared["rows"]["on"]
-    others = [row for row in data.others if row.figures(bits)]
-    if not others or "on" not in compared["scores"]:
-        return ""
-    score = lambda row: float(np.mean([in_points(each, "unpaired", cut) for each in row.figures(bits)]))
-    best = max(others, key=score)
-    difference = round(score(best) - score(ours), 1)
-    if difference <= 0:
-        return ""
-    counts, mark = [len(row.figures(bits)) for row in (best, ours)], evidence.mark([best, ours])
-    name = "mAP@all" if cut == "map" else "mAP@50"
-    if zh:
-        seeds = "" if counts[0] == counts[1] else f"（{counts[0]} 个种子对 {counts[1]} 个）"
-        return f"{data.title} 上 {best.method} 的 {bits} 位 {name} 高 {difference:.1f}{seeds}{mark}"
-    seeds = "" if counts[0] == counts[1] else f" ({of('seed', counts[0])} against {counts[1]})"
-    return f"{best.method} on {data.title} by {difference:.1f} points of {name} at {bits} bits{seeds}{mark}"
 
 
 def _by_epochs(data: Data) -> dict[int, Pair]:
@@ -273,37 +197,37 @@ VERDICTS_ZH = {promises.KEPT: "达到", promises.BELOW: "低于预期", promises
 
 
 def promises_table(evidence: Evidence, zh: bool = False) -> list[str]:
-    """The guide's promises, a row each, beside what was measured on each data set, with a verdict."""
+    """The guide's promises, a column each, beside what was measured on each data set, with a verdict."""
     compared = [data for data in evidence.datasets if data.compared]
     if not compared:
         return [NOTHING_ZH if zh else NOTHING]
-    columns = {}
+    places = 1 if zh else 0
+    header = ["数据集" if zh else "data set"]
+    for promise in promises.PROMISES:
+        figure = FIGURES_ZH[promise.measure] if zh else PROMISED[promise.measure][2]
+        promised = PROMISED[promise.measure][places]
+        header.append(figure + ((f"（{promised}）" if zh else f" ({promised})") if promised else ""))
+    header += ["mAP@all, `--positive_weight 0.6`" + ("（配合平衡损失更好）" if zh else " (better with the balanced loss)"),
+               "mAP@50"]
+    rows = []
     for data in compared:
         on, off, seeds = data.compared
-        columns[data.name] = promises.compare(on.trainings(seeds), off.trainings(seeds))
-    rows = []
-    for number, promise in enumerate(promises.PROMISES):
-        english, chinese, figure = PROMISED[promise.measure]
-        cells = [_promise_cell(column[number], zh) for column in columns.values()]
-        rows.append([chinese if zh else english, FIGURES_ZH[promise.measure] if zh else figure, *cells])
-    for cut, name in (("map", "mAP@all"), ("map@50", "mAP@50")):
-        balanced = [_balanced_cell(data, cut, evidence, zh) for data in compared]
-        if any(cell != "–" for cell in balanced):
-            first = ("配合平衡损失更好" if zh else "better with the balanced loss") if cut == "map" else ""
-            rows.append([first, f"{name}, `--positive_weight 0.6`", *balanced])
-    counts = {data.name: len(data.compared[2]) for data in compared}
+        title = f"{data.title}（{len(seeds)} 个种子）" if zh else f"{data.title} ({of_seeds([len(seeds)])})"
+        rows.append([title + _mark(evidence, data),
+                     *(_promise_cell(row, zh) for row in promises.compare(on.trainings(seeds), off.trainings(seeds))),
+                     *(_balanced_cell(data, cut, evidence, zh) for cut in ("map", "map@50"))])
+    if all(row[-1] == row[-2] == "–" for row in rows):  # nothing is recorded of the balanced loss
+        header, rows = header[:-2], [row[:-2] for row in rows]
     if zh:
-        titles = [f"{data.title}（{counts[data.name]} 个种子）{_mark(evidence, data)}" for data in compared]
-        return [*table(["原指南预期", "指标", *titles], rows, len(titles) + 2), "",
+        return [*table(header, rows, len(header)), "",
                 "开启减关闭，均值 ± 标准误（相同种子，各码长与双向平均，单模态查询，最后一轮）；结论依据 95% 置信区间。"
-                f"波动为训练后半段二阶差分绝对值的均值。逐项数据见 [{RESULTS}]({RESULTS})。", *footnote([titles, *rows], zh)]
-    titles = [f"{data.title} ({of_seeds([counts[data.name]])}){_mark(evidence, data)}" for data in compared]
-    return [*table(["the guide", "measured", *titles], rows, len(titles) + 2), "",
+                f"波动为训练后半段二阶差分绝对值的均值。逐项数据见 [{RESULTS}]({RESULTS})。", *footnote(rows, zh)]
+    return [*table(header, rows, len(header)), "",
             "The scale on against off, mean ± standard error over seeds, the same seed on and off; mean of the code "
             "lengths and both directions, unpaired, last epoch. A verdict is given where the 95 % confidence interval "
             "allows one. Roughness is the mean absolute second difference in the second half of the training, of the "
             f"loss in % of its level there. The figures of each code length are in [{RESULTS}]({RESULTS}).",
-            *footnote([titles, *rows])]
+            *footnote(rows)]
 
 
 def _promise_cell(row: dict, zh: bool) -> str:
@@ -511,7 +435,6 @@ def rerank(evidence: Evidence) -> list[str]:
 
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
     "headline": headline, "headline.zh": functools.partial(headline, zh=True),
-    "limits": limits, "limits.zh": functools.partial(limits, zh=True),
     "promises": promises_table, "promises.zh": functools.partial(promises_table, zh=True),
     "scale_sweep": scale_sweep, "balanced_loss": balanced_loss, "epochs": epochs,
     "speed": speed, "search_speed": search_speed, "rerank": rerank}

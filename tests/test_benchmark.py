@@ -24,6 +24,7 @@ from benchmarks import baselines, check, datasets, records, tables, trainings
 from benchmarks.baselines import METHODS
 from benchmarks.sources import icons, numeric
 from benchmarks.studies import DEFAULT, OFF, STUDIES
+from common.errors import InputError
 from load_data import load_dataset
 from toy import write_toy
 
@@ -440,3 +441,66 @@ def test_progressive_hashing_keeps_its_gain(tmp_path):
     assert mean(True) > mean(False) + 1.5
     for bits in lengths:
         assert last[True][bits]["quantization_error"] < last[False][bits]["quantization_error"] / 10
+
+
+# --- the whole bench ----------------------------------------------------------------------------------------------
+
+
+def recipe(data, **more):
+    about = dict(half="unseen", pairs=90, classes=3, about="toys", needs="a toy box", fingerprint=data.fingerprint,
+                 file="toy/toy.h5", make=None)
+    return datasets.Recipe(**about | more)
+
+
+def test_what_is_missing_of_the_bench_is_named_and_the_rest_is_measured(folder, capsys, monkeypatch):
+    data = load_dataset("toy", folder / "data")
+    bench = {"toy": recipe(data), "gone": recipe(data, needs="a wheel"), "other": recipe(data, half="selection")}
+    (folder / "data" / "other").mkdir()
+    (folder / "data" / "other" / "other.h5").write_bytes((folder / "data" / "toy" / "toy.h5").read_bytes())
+    for name in bench:
+        monkeypatch.setitem(datasets.RECIPES, name, bench[name])
+    for name in datasets.RECIPES.keys() - bench:
+        monkeypatch.delitem(datasets.RECIPES, name)
+    monkeypatch.setattr(benchmark, "draw", lambda *found: [])
+    monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
+
+    def run(name):
+        asked = arguments(folder, "--seeds", "1", "--methods", "LSH")
+        with pytest.raises(SystemExit) as stop:
+            benchmark.main(["--datasets", name, *asked[2:]])
+        assert stop.value.code == 2
+        return capsys.readouterr()
+
+    printed = run("unseen")
+    missing, last = [line for line in printed.err.splitlines() if line.startswith("error")]
+    assert missing.startswith("error: gone: ") and missing.endswith("python benchmark.py data gone makes it; needs a wheel")
+    assert last.startswith("error: not measured: gone,") and "# toy: methods" in printed.out
+    assert "# other" not in printed.out
+    monkeypatch.setitem(datasets.RECIPES, "other", recipe(data, half="selection", fingerprint="1" * 64))
+    printed = run("all")
+    assert "error: other: " in printed.err and "another version" in printed.err and "# other" not in printed.out
+    assert "# toy: methods" in printed.out and "not measured: gone, other," in printed.err
+
+
+def test_a_training_is_tested_with_the_finer_labels_too(folder, monkeypatch):
+    data = load_dataset("toy", folder / "data")
+    for split in (data.train, data.query, data.retrieval):
+        split.meta["kind"] = np.array([f"kind {row % 7}" for row in split.index])
+    monkeypatch.setitem(datasets.RECIPES, "toy", recipe(data, finer=datasets.Finer("kind", 7)))
+    finer = datasets.with_finer_labels(data)
+    assert finer.label_names == [f"kind {kind}" for kind in range(7)]
+    assert torch.equal(finer.query.label.argmax(dim=1), torch.from_numpy(data.query.index % 7))
+    assert (finer.retrieval.label.sum(dim=1) == 1).all() and torch.equal(finer.query.image, data.query.image)
+
+    monkeypatch.setattr(trainings, "loaded", lambda path, data_dir: (data, finer))
+    job = trainings.Job("toy", "LSH", 0, 8, {"device": "cpu", "data_dir": str(folder / "data")}, str(folder / "job"))
+    result = trainings.run(job)
+    method = METHODS["LSH"](8, seed=0)
+    method.fit(data.train.image, data.train.text)
+    expected = metric.evaluate(metric.sign_codes(method.encode_image(data.query.image).numpy()),
+                               metric.sign_codes(method.encode_text(data.retrieval.text).numpy()),
+                               finer.query.label.numpy(), finer.retrieval.label.numpy())
+    assert result["finer"]["8"]["unpaired"]["i2t"] == expected != result["final"]["8"]["unpaired"]["i2t"]
+    del data.query.meta["kind"]
+    with pytest.raises(InputError, match="no column 'kind'"):
+        datasets.with_finer_labels(data)
