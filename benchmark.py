@@ -11,10 +11,11 @@
     python benchmark.py tables                           # write the figures of the records into the documents
     python benchmark.py check                            # train some records again, and compare
 
-Each of the last five has options of its own: python benchmark.py speed --help. The others are studies. Their finished trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are the
-same, so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json and the figures. A data set
-of the bench that is not there, or other than the recorded one, gives one line; the others are measured, and the exit
-status is 2.
+Each of the last five has options of its own: python benchmark.py speed --help. The others are studies. Their finished
+trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are the same,
+so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json and the figures. A data set of the
+bench that is not there, or other than the recorded one, gives one line; the others are measured, and the exit status is
+2.
 Reported is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one
 thread, which makes its figures repeatable. With --record the trainings are also written to docs/results, from which
 the documents take their figures; the code has to be committed then.

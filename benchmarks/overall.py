@@ -20,7 +20,6 @@ from benchmarks.promises import in_points
 CUTS = {"map": "@all", "map@50": "@50"}
 
 
-
 def score(row: Row | None, bits: str, cut: str, protocol: str = "unpaired") -> float | None:
     """In points, the mean over seeds and both directions; None where it isn't recorded."""
     found = [in_points(each, protocol, cut) for each in (row.figures(bits) if row else []) if protocol in each]
@@ -82,9 +81,9 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
                  *table(["减去", "标签组", "@all", "其中最差", "@50", "其中最差"], rows)]
         lines += ["", f"尚无记录：{'，'.join(missing)}。"] if missing else []
         return [*lines, *footnote(rows, zh)]
-    lines = [f"Ours reaches {ours['map']:.1f} mAP@all and {ours['map@50']:.1f} mAP@50, the means over {len(sets)} label "
-             f"sets, all code lengths, both directions and {of_seeds(seeds)}. Ours minus the other method, in points, on "
-             f"average and on the label set where that is least:", "",
+    lines = [f"Ours reaches {ours['map']:.1f} mAP@all and {ours['map@50']:.1f} mAP@50, the means over {len(sets)} "
+             f"label sets, all code lengths, both directions and {of_seeds(seeds)}. Ours minus the other method, in "
+             "points, on average and on the label set where that is least:", "",
              *table(["ours minus", "label sets", "@all", "at worst", "@50", "at worst"], rows)]
     lines += ["", f"Not recorded: {', '.join(missing)}."] if missing else []
     return [*lines, *footnote(rows)]

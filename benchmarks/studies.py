@@ -14,7 +14,8 @@ from load_data import Dataset
 DEFAULT, OFF = "ours", "ours, progressive off"
 PARTNERS = dict(structure_start=0.0, structure_end=0.0)  # targets that are partners only
 STEADY = dict(structure_start=0.5, structure_end=0.5)  # half of each target to the neighbours, throughout
-HEADS = dict(ucmfh.HEADS, use_progressive_hash=False, nested=False)  # UCMFH's heads, loss and settings, on the features alone
+# UCMFH's heads, loss and settings, on the features alone
+HEADS = dict(ucmfh.HEADS, use_progressive_hash=False, nested=False)
 STUDIES: dict[str, dict[str, dict]] = {  # study: {label: settings that differ from the default}
     "methods": {OFF: {"use_progressive_hash": False}, DEFAULT: {}},
     "ablation": {

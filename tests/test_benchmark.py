@@ -473,7 +473,8 @@ def test_what_is_missing_of_the_bench_is_named_and_the_rest_is_measured(folder, 
 
     printed = run("unseen")
     missing, last = [line for line in printed.err.splitlines() if line.startswith("error")]
-    assert missing.startswith("error: gone: ") and missing.endswith("python benchmark.py data gone makes it; needs a wheel")
+    assert missing.startswith("error: gone: ")
+    assert missing.endswith("python benchmark.py data gone makes it; needs a wheel")
     assert last.startswith("error: not measured: gone,") and "# toy: methods" in printed.out
     assert "# other" not in printed.out
     monkeypatch.setitem(datasets.RECIPES, "other", recipe(data, half="selection", fingerprint="1" * 64))

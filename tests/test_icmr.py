@@ -123,7 +123,8 @@ def test_another_squashing_acts_in_training_and_evaluation(small, monkeypatch):
     assert all(one != other for one, other in zip(*found))
 
 
-@pytest.mark.parametrize("nested, places", [("true", (slice(0, 4), slice(0, 8))), ("false", (slice(0, 4), slice(4, 12)))])
+@pytest.mark.parametrize("nested, places", [("true", (slice(0, 4), slice(0, 8))),
+                                            ("false", (slice(0, 4), slice(4, 12)))])
 def test_a_batchs_loss_is_the_mean_over_the_lengths_with_targets_from_features(small, nested, places):
     solver = ICMR.Solver(ICMR.parse(toy_arguments(small, "--nested", nested, "--temperature", "0.6")))
     image, text, rows = solver.image[:16], solver.text[:16], torch.arange(16)
