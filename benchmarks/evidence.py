@@ -19,7 +19,7 @@ from common.errors import InputError
 
 TITLES = {name: name.capitalize() for name in RECIPES} | {
     "openmoji": "OpenMoji", "wiki": "Wikipedia", "mdi": "Material Design Icons", "phosphor": "Phosphor icons",
-    "icons": "Font Awesome icons", "remix": "Remix icons", "mfeat": "Digits by two features", "clipart": "Clip art"}
+    "icons": "Font Awesome icons", "remix": "Remix icons", "mfeat": "Digits in two views", "clipart": "Clip art"}
 ON, OFF = {}, {"use_progressive_hash": False}  # settings of a record of ours with the scale and without
 
 

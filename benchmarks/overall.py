@@ -57,7 +57,7 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
     if not any(data.row(ON) for data in sets):
         return [NOTHING_ZH if zh else NOTHING]
     others = {name: of_method(name) for name in METHODS}
-    others = {"每种情形下最好的其他方法" if zh else "the best of them in each case": best} | others
+    others = {"每种情形下最好的其他方法" if zh else "the best other method in each case": best} | others
     others["关闭渐进式" if zh else "ours, without the scale"] = without_scale
     rows = []
     for name, other in others.items():
