@@ -181,13 +181,13 @@ def _by_epochs(data: Data) -> dict[int, Pair]:
 # --- the blocks of the documentation ----------------------------------------------------------------------------------
 
 PROMISED = {  # measure: what the guide promised, in English and Chinese, and its figure
-    "map": ("mAP +2 to 5 points", "mAP 提升 2~5 个百分点", "mAP@all"),
+    "map": ("+2 to 5 points", "提升 2~5 个百分点", "mAP@all"),
     "map@50": ("", "", "mAP@50"),
     "loss_roughness": ("smoother", "曲线更平滑", "roughness of the loss"),
     "map_roughness": ("", "", "roughness of mAP@all"),
-    "epochs_to_95": ("converges 5 to 10 % faster", "收敛快 5-10%", "epochs to 95 % of the last mAP@all without it"),
-    "quantization_error": ("quantization error at least halved", "量化误差减少 50% 以上", "quantization error"),
-    "seconds": ("under 1 % more time", "训练时间增加 <1%", "seconds an epoch"),
+    "epochs_to_95": ("5 to 10 % fewer", "少 5-10%", "epochs to 95 % of the last mAP@all without it"),
+    "quantization_error": ("at least halved", "减少 50% 以上", "quantization error"),
+    "seconds": ("under 1 % more", "增加 <1%", "seconds an epoch"),
 }
 FIGURES_ZH = {"map": "mAP@all", "map@50": "mAP@50", "loss_roughness": "loss 的波动", "map_roughness": "mAP@all 的波动",
               "epochs_to_95": "达到关闭时最终 mAP@all 的 95% 所需轮数", "quantization_error": "量化误差",

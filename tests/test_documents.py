@@ -142,7 +142,7 @@ def test_promises_say_what_was_gained(records):
              for settings, score in (({}, 0.3 + change), (OFF, 0.3))]
     found = evidence.gather(records + icons, current, None, None)
     rows = blocks.promises_table(found)
-    assert rows[0].startswith("| data set | mAP@all (mAP +2 to 5 points) | mAP@50 |")
+    assert rows[0].startswith("| data set | mAP@all (+2 to 5 points) | mAP@50 |")
     assert rows[2].startswith("| OpenMoji (3 seeds) | **kept**: +4.0 ± 0.0 |")
     assert rows[2].endswith(" | **kept**: +0.0 ± 0.0 % |")  # the time of an epoch
     assert rows[3].startswith("| Font Awesome icons (3 seeds) | **unclear**: +0.0 ± 0.6 |")  # within ± 2.8
