@@ -457,10 +457,8 @@ def test_what_is_missing_of_the_bench_is_named_and_the_rest_is_measured(folder, 
     bench = {"toy": recipe(data), "gone": recipe(data, needs="a wheel"), "other": recipe(data, half="selection")}
     (folder / "data" / "other").mkdir()
     (folder / "data" / "other" / "other.h5").write_bytes((folder / "data" / "toy" / "toy.h5").read_bytes())
-    for name in bench:
-        monkeypatch.setitem(datasets.RECIPES, name, bench[name])
-    for name in datasets.RECIPES.keys() - bench:
-        monkeypatch.delitem(datasets.RECIPES, name)
+    for module in (benchmark, datasets):
+        monkeypatch.setattr(module, "RECIPES", bench)
     monkeypatch.setattr(benchmark, "draw", lambda *found: [])
     monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
 
@@ -477,7 +475,7 @@ def test_what_is_missing_of_the_bench_is_named_and_the_rest_is_measured(folder, 
     assert missing.endswith("python benchmark.py data gone makes it; needs a wheel")
     assert last.startswith("error: not measured: gone,") and "# toy: methods" in printed.out
     assert "# other" not in printed.out
-    monkeypatch.setitem(datasets.RECIPES, "other", recipe(data, half="selection", fingerprint="1" * 64))
+    bench["other"] = recipe(data, half="selection", fingerprint="1" * 64)
     printed = run("all")
     assert "error: other: " in printed.err and "another version" in printed.err and "# other" not in printed.out
     assert "# toy: methods" in printed.out and "not measured: gone, other," in printed.err

@@ -169,4 +169,6 @@ def test_all_are_made_but_those_whose_source_is_missing(tmp_path, capsys, monkey
 
 def test_each_data_set_is_of_a_half_and_its_finer_labels_are_a_column():
     assert {recipe.half for recipe in datasets.RECIPES.values()} == {"selection", "unseen"}
-    assert datasets.RECIPES["openmoji"].finer in load_dataset("openmoji", ROOT / "data").query.meta
+    openmoji, finer = load_dataset("openmoji", ROOT / "data"), datasets.RECIPES["openmoji"].finer
+    assert len({*openmoji.query.meta[finer.column], *openmoji.retrieval.meta[finer.column]}) == finer.classes
+    assert openmoji.num_classes == datasets.RECIPES["openmoji"].classes
