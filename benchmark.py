@@ -122,11 +122,13 @@ def load_all(wanted: list[str], data_dir: str) -> tuple[dict[str, Dataset], list
                                  f"{RECIPES[path].fingerprint[:16]}...: another version of its source")
             found[path] = dataset
         except InputError as error:
-            if path not in RECIPES or len(wanted) == 1 and path == wanted[0]:
+            if path not in RECIPES:
                 raise
+            reason = f"{path}: {error}; python benchmark.py data {path} makes it; needs {RECIPES[path].needs}"
+            if wanted == [path]:
+                raise InputError(reason) from None
             missing.append(path)
-            print(f"error: {path}: {' '.join(str(error).split())}; python benchmark.py data {path} makes it; needs "
-                  f"{RECIPES[path].needs}", file=sys.stderr, flush=True)
+            print(f"error: {' '.join(reason.split())}", file=sys.stderr, flush=True)
     if not found:
         raise InputError("none of these data sets is here")
     return found, missing

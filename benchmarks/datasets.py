@@ -22,7 +22,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.sources import debian, glyphs, icons, numeric, views, wikipedia
+from benchmarks.sources import debian, glyphs, icons, views, wikipedia
 from common.atomic_files import check_writable
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import Dataset, Split, load_dataset
@@ -66,7 +66,7 @@ RECIPES = {
         "scikit-learn's handwritten digits: the left half of each is its image, the right half its text",
         "nothing more: scikit-learn has them",
         "bb5695e56b4f0e6f98497821fe1afbc719f66479ed84c1701bc3ffa4b3071cf3",
-        "digits/digits.npz", numeric.make_digits),
+        "digits/digits.npz", views.make_digits),
     "icons": Recipe(
         SELECTION, 1422, 68,
         "Font Awesome's solid icons, their names and search terms, by category (several an icon)",

@@ -5,8 +5,6 @@ from __future__ import annotations
 import io
 import lzma
 import re
-import shutil
-import subprocess
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -14,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common.errors import InputError
+from extraction.fetching import fetch
 
 MAX_FILE_BYTES = 64 << 20  # no picture is larger; a file that says it is would fill the memory
 
@@ -33,17 +32,8 @@ class DebianPackage:
 
 def apt_download(package: DebianPackage, folder: Path) -> Path:
     """Fetch the package into ``folder``; returns its .deb. Raises InputError, which says where else it is to be had."""
-    apt = shutil.which("apt-get")
-    if apt is None:
-        raise InputError(f"no --archive given and apt-get isn't installed; {package.hint}")
-    wanted = f"{package.name}={package.version}"
-    result = subprocess.run([apt, "download", wanted], cwd=folder, capture_output=True, text=True)
-    fetched = list(folder.glob("*.deb"))
-    if result.returncode or not fetched:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("E:")]
-        reason = lines[0] if lines else f"exit status {result.returncode}"
-        raise InputError(f"apt-get download {wanted} failed ({reason}); {package.hint}")
-    return fetched[0]
+    return fetch(["apt-get", "download", f"{package.name}={package.version}"], folder, ".deb", "E:", "--archive",
+                 package.hint)
 
 
 def deb_files(archive: Path, package: DebianPackage, under: str, name: str) -> Iterator[tuple[str, bytes]]:

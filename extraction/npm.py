@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from pathlib import Path
 
-from common.errors import InputError
+from extraction.fetching import fetch
 
 
 def npm_pack(package: str, folder: Path, option: str) -> Path:
@@ -15,13 +13,4 @@ def npm_pack(package: str, folder: Path, option: str) -> Path:
     """
     hint = (f"get it elsewhere with `npm pack {package}` and give {option} "
             f"{package.lstrip('@').replace('/', '-').replace('@', '-')}.tgz")
-    npm = shutil.which("npm")
-    if npm is None:
-        raise InputError(f"no {option} given and npm isn't installed; {hint}")
-    result = subprocess.run([npm, "pack", package, "--pack-destination", folder], capture_output=True, text=True)
-    packed = list(folder.glob("*.tgz"))
-    if result.returncode or not packed:
-        lines = [line for line in result.stderr.splitlines() if line.startswith("npm error")]
-        reason = lines[0] if lines else f"exit status {result.returncode}"
-        raise InputError(f"npm pack {package} failed ({reason}); {hint}")
-    return packed[0]
+    return fetch(["npm", "pack", package], folder, ".tgz", "npm error", option, hint)

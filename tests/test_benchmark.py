@@ -22,7 +22,7 @@ import ICMR
 import metric
 from benchmarks import baselines, check, datasets, records, tables, trainings
 from benchmarks.baselines import METHODS
-from benchmarks.sources import icons, numeric
+from benchmarks.sources import icons, views
 from benchmarks.studies import DEFAULT, OFF, STUDIES
 from common.errors import InputError
 from load_data import load_dataset
@@ -429,7 +429,7 @@ def last_evaluation(folder, progressive):
 
 def test_progressive_hashing_keeps_its_gain(tmp_path):
     """On the halves of handwritten digits, the mean of four code lengths; RESULTS.md has the gain over five seeds."""
-    numeric.make_digits(tmp_path / "digits.npz")
+    views.make_digits(tmp_path / "digits.npz")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as side_by_side:
         last = dict(zip((True, False), side_by_side.map(last_evaluation, [tmp_path] * 2, (True, False))))
     lengths = ("16", "32", "64", "128")

@@ -18,6 +18,7 @@ from extraction.dataset_file import make_dataset
 from extraction.debian import DebianPackage, apt_download, deb_files
 from extraction.encoders import IMAGE_SIZE, optional, upright
 
+
 @dataclass(frozen=True)
 class Picture:
     file: str  # in the package, such as animals/mammals/cat.svg

@@ -1,6 +1,6 @@
 """Numeric data sets of two views, which stand in for image and text, out of Python packages.
 
-The packages are only read, never imported, so that what they need themselves is not needed here.
+The packages, scikit-learn aside, are only read, never imported, so that what they need themselves is not needed here.
 """
 
 from __future__ import annotations
@@ -68,6 +68,31 @@ def write_views(out: Path, image: np.ndarray, text: np.ndarray, label: np.ndarra
             columns = (columns - train.mean(axis=0)) / train.std(axis=0)
         views[name] = columns.astype(np.float32)
     write_atomically(out, lambda file: np.savez(file, **views, label=label[first], label_names=label_names, **splits))
+
+
+def of_scikit_learn(loader: str, archive: Path | None):
+    """The data that a loader of scikit-learn gives. Raises InputError if it isn't installed or an archive is given."""
+    if archive is not None:
+        raise InputError(f"--archive {archive}: the data come with scikit-learn; leave it out")
+    try:
+        from sklearn import datasets  # here: it takes a second to load
+    except ImportError as error:
+        raise InputError(f"{loader}: {error}; pip install scikit-learn") from None
+    return getattr(datasets, loader)()
+
+
+# --- digits -------------------------------------------------------------------------------------------------------
+
+DIGIT_QUERIES = 300
+
+
+def make_digits(out: Path, archive: Path | None = None) -> None:
+    """The 1,797 handwritten digits of scikit-learn: the left half of each is its image, the right half its text."""
+    digits = of_scikit_learn("load_digits", archive)
+    left, right = (half.reshape(-1, 32) for half in np.split(digits.images, 2, axis=2))
+    query, train = np.split(np.random.default_rng(0).permutation(len(left)), [DIGIT_QUERIES])
+    write_atomically(out, lambda file: np.savez(file, image=left, text=right, label=digits.target, train_idx=train,
+                                                query_idx=query, retrieval_idx=train))
 
 
 # --- segments -----------------------------------------------------------------------------------------------------
@@ -152,14 +177,7 @@ def make_cancer(out: Path, archive: Path | None = None) -> None:
     Image: how large the nuclei are and how their grey varies, 12 columns. Text: the form of their outline, which does
     not change with their size, 18 columns. All standardised.
     """
-    if archive is not None:
-        raise InputError(f"--archive {archive}: the data come with scikit-learn; leave it out")
-    try:
-        from sklearn.datasets import load_breast_cancer  # here: it takes a second to load
-    except ImportError as error:
-        raise InputError(f"cancer: {error}; pip install scikit-learn") from None
-
-    samples = load_breast_cancer()
+    samples = of_scikit_learn("load_breast_cancer", archive)
     column = dict(zip(samples.feature_names, samples.data.T))
     image, text = (np.stack([column[name] for of in names for name in (f"mean {of}", f"{of} error", f"worst {of}")],
                             axis=1) for names in (SIZE_AND_TEXTURE, FORM))
