@@ -33,7 +33,9 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "docs/results"
 OURS = "ours"
 WRITTEN = "records in UTF-8, as benchmark.py --record writes them"
-LEFT_OUT = ("reporting",)  # what draws and prints, which decides no figure of a record
+LEFT_OUT = (  # what decides no figure of a record
+    "reporting", "common.console", "common.errors", "common.atomic_files",  # drawing, printing, writing
+    "load_data", "pairs", "formats")  # reading: a record has the fingerprint of what was read
 
 _COMMIT, _SHA256, _DATE = (re.compile(text) for text in ("[0-9a-f]{40}", "[0-9a-f]{64}", r"\d{4}-\d\d-\d\d"))
 _BITS = re.compile("[1-9][0-9]*")
@@ -302,7 +304,7 @@ def code_digest(module: str) -> str:
 def code_files(module: str) -> dict[str, Path]:
     """The files of ``module`` and of all that it imports, directly or not, from the project, sorted by module name.
 
-    Imports inside functions count; packages that only draw and print (LEFT_OUT) don't.
+    Imports inside functions count; LEFT_OUT does not.
     """
     found: dict[str, Path] = {}
     waiting = [module]
@@ -312,7 +314,8 @@ def code_files(module: str) -> dict[str, Path]:
         waiting += [".".join(parts[:-1])] * (len(parts) > 1)  # importing a.b runs a/__init__.py first
         path = next((path for path in (ROOT.joinpath(*parts, "__init__.py"), ROOT.joinpath(*parts).with_suffix(".py"))
                      if path.is_file()), None)
-        if path is not None and name not in found and parts[0] not in LEFT_OUT:
+        left_out = name in LEFT_OUT or parts[0] in LEFT_OUT
+        if path is not None and name not in found and not left_out:
             found[name] = path
             waiting += _imports(_tree(path), parts if path.name == "__init__.py" else parts[:-1])
     return dict(sorted(found.items()))
