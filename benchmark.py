@@ -14,8 +14,7 @@
 Each of the last five has options of its own: python benchmark.py speed --help. The others are studies. Their finished
 trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are the same,
 so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json and the figures. A data set of the
-bench that is not there, or other than the recorded one, gives one line; the others are measured, and the exit status is
-2.
+bench that is not there, or is another one, gives one line; the others are measured, and the exit status is 2.
 Reported is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one
 thread, which makes its figures repeatable. With --record the trainings are also written to docs/results, from which
 the documents take their figures; the code has to be committed then.
@@ -34,11 +33,12 @@ import sys
 from pathlib import Path
 
 from benchmarks import records, trainings
-from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
+from benchmarks.datasets import RECIPES, SELECTION, UNSEEN, Recipe
 from benchmarks.figures import draw
 from benchmarks.studies import DEFAULT, OFF, STUDIES, jobs_of
 from benchmarks.tables import markdown
 from common.atomic_files import check_writable, write_atomically
+from common.console import warn
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import Dataset, load_dataset
 from training.device import choose_device
@@ -87,7 +87,7 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
                 for name in ("epoch", "eval_every", "hash_lens", "data_dir", "device", "precision")}
     ICMR.Config(**settings).check()
     cpu = choose_device(options.device).type == "cpu"
-    datasets, missing = load_all(options.datasets, options.data_dir)
+    datasets, missing = load_all(options.datasets, options.data_dir, options.record)
     studies = []
     for path, dataset in datasets.items():
         folder = check_writable(Path(options.results_dir) / dataset.name / "benchmark", "results_dir")
@@ -106,7 +106,7 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
     return found
 
 
-def load_all(wanted: list[str], data_dir: str) -> tuple[dict[str, Dataset], list[str]]:
+def load_all(wanted: list[str], data_dir: str, record: bool = False) -> tuple[dict[str, Dataset], list[str]]:
     """The data sets by name or path, all of them before the first is trained on, and the names of those that can't be
     measured. Of the bench these are named in a line each and left out; any other raises InputError.
     """
@@ -117,9 +117,8 @@ def load_all(wanted: list[str], data_dir: str) -> tuple[dict[str, Dataset], list
         try:
             dataset = load_dataset(path, data_dir)
             dataset.require_labels("the benchmark measures mAP")
-            if path in RECIPES and dataset.fingerprint != RECIPES[path].fingerprint:
-                raise InputError(f"{dataset.path}: fingerprint {dataset.fingerprint[:16]}...; the bench has "
-                                 f"{RECIPES[path].fingerprint[:16]}...: another version of its source")
+            if path in RECIPES:
+                check_recipe(dataset, RECIPES[path], record)
             found[path] = dataset
         except InputError as error:
             if path not in RECIPES:
@@ -132,6 +131,22 @@ def load_all(wanted: list[str], data_dir: str) -> tuple[dict[str, Dataset], list
     if not found:
         raise InputError("none of these data sets is here")
     return found, missing
+
+
+def check_recipe(dataset: Dataset, recipe: Recipe, record: bool) -> None:
+    """Raise InputError if a data set of the bench is another one than its recipe makes; warn if only its features are,
+    as another processor gives others in their last digits, unless that would be recorded.
+    """
+    pairs, classes = len(dataset.query) + len(dataset.retrieval), dataset.num_classes
+    if (pairs, classes) != (recipe.pairs, recipe.classes):
+        raise InputError(f"{dataset.path}: {pairs:,} pairs of {classes} classes; the bench has {recipe.pairs:,} of "
+                         f"{recipe.classes}: another version of its source")
+    if dataset.fingerprint != recipe.fingerprint:
+        about = (f"{dataset.path}: fingerprint {dataset.fingerprint[:16]}..., the bench has "
+                 f"{recipe.fingerprint[:16]}...: features that another processor or encoder made")
+        if record:
+            raise InputError(f"{about}, which records of this data set can't have; measure without --record")
+        warn(f"{about}; figures may differ a little from the recorded ones")
 
 
 def report(options: argparse.Namespace, command: str, name: str, folder: Path, jobs: list, results: list[dict]) -> dict:

@@ -198,12 +198,13 @@ def make(name: str, archive: Path | None, data_dir: Path) -> None:
                          f"source")
     out = data_dir / recipe.file
     check_writable(out.parent, "data_dir")
+    torch.set_num_threads(1)  # the last digits of what encoders give depend on the number
     recipe.make(out, archive)
     made = load_dataset(out)
     print(f"{out}: {len(made.query) + len(made.retrieval):,} pairs, fingerprint {made.fingerprint}", flush=True)
     if made.fingerprint != recipe.fingerprint:
-        print(f"warning: {out}: the records are of data with the fingerprint {recipe.fingerprint}; another version of "
-              f"a package can make other features, and its figures differ a little", file=sys.stderr)
+        print(f"warning: {out}: the records are of data with the fingerprint {recipe.fingerprint}; another processor or "
+              f"version of a package makes other features, and figures differ a little", file=sys.stderr)
 
 
 def make_all(data_dir: Path) -> None:

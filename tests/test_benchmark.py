@@ -475,10 +475,19 @@ def test_what_is_missing_of_the_bench_is_named_and_the_rest_is_measured(folder, 
     assert missing.endswith("python benchmark.py data gone makes it; needs a wheel")
     assert last.startswith("error: not measured: gone,") and "# toy: methods" in printed.out
     assert "# other" not in printed.out
-    bench["other"] = recipe(data, half="selection", fingerprint="1" * 64)
+    bench["other"] = recipe(data, half="selection", pairs=91)
     printed = run("all")
     assert "error: other: " in printed.err and "another version" in printed.err and "# other" not in printed.out
     assert "# toy: methods" in printed.out and "not measured: gone, other," in printed.err
+
+
+def test_features_in_other_digits_are_measured_and_not_recorded(folder, capsys, monkeypatch):
+    data = load_dataset("toy", folder / "data")
+    monkeypatch.setattr(benchmark, "RECIPES", {"toy": recipe(data, fingerprint="1" * 64)})
+    assert benchmark.load_all(["toy"], folder / "data")[1] == []
+    assert "another processor" in capsys.readouterr().err
+    with pytest.raises(InputError, match="measure without --record"):
+        benchmark.load_all(["toy"], folder / "data", record=True)
 
 
 def test_a_training_is_tested_with_the_finer_labels_too(folder, monkeypatch):
