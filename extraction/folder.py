@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
-from extraction.dataset_file import make_dataset, split
+from extraction.collection import Collection
+from extraction.dataset_file import split
 from extraction.encoders import is_unicode, open_image
 
 SUMMARY = "your own images and captions"
@@ -21,18 +22,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder that the image names are relative to")
     parser.add_argument("--captions", type=Path, required=True,
                         help=".csv or .jsonl with image, caption and, for mAP, label (names separated by ';')")
-    parser.add_argument("--out", type=Path, required=True, help="data/NAME/NAME.h5, for --dataset NAME")
     parser.add_argument("--query", default="0.1", help="share (below 1) or number of the pairs that are queries")
     parser.add_argument("--train", type=int, metavar="N", help="number of the other pairs to train on (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the random split")
-    parser.add_argument("--clip", metavar="MODEL",
-                        help="encode both with a CLIP model: its name on Hugging Face's hub, such as "
-                             "openai/clip-vit-base-patch32, or its folder")
 
 
-def extract(images: Path, captions: Path, out: Path, query: str = "0.1", train: int | None = None, seed: int = 0,
-            clip: str | None = None) -> None:
-    """Make the data set ``out`` of a folder of images and a table of captions. The arguments are those of the command.
+def read(images: Path, captions: Path, query: str = "0.1", train: int | None = None, seed: int = 0) -> Collection:
+    """The collection of a folder of images and a table of captions. The arguments are those of the command.
 
     Raises InputError.
     """
@@ -45,11 +41,11 @@ def extract(images: Path, captions: Path, out: Path, query: str = "0.1", train: 
     paths = [images / row["image"] for row in rows]
     for path in paths:  # a missing image is found before minutes of work
         open_image(path).close()
-    strings = {"caption": [row["caption"] for row in rows], "image_file": [row["image"] for row in rows]}
     labels = [row["label"] for row in rows] if "label" in rows[0] else None
-    make_dataset(out, paths, labels, split(len(rows), queries, seed, train), strings,
-                 {"source": f"{images}, {captions}",
-                  "split": f"--query {query} --seed {seed}" + ("" if train is None else f" --train {train}")}, clip)
+    attributes = {"source": f"{images}, {captions}",
+                  "split": f"--query {query} --seed {seed}" + ("" if train is None else f" --train {train}")}
+    return Collection(paths, [[row["caption"]] for row in rows], labels, split(len(rows), queries, seed, train),
+                      {"image_file": [row["image"] for row in rows]}, attributes)
 
 
 def query_count(query: str, count: int) -> int:

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import InputError
-from extraction.dataset_file import make_dataset, split
+from extraction.collection import Collection
+from extraction.dataset_file import split
 from extraction.encoders import IMAGE_SIZE, optional
 from extraction.npm import npm_pack
 
@@ -33,19 +34,17 @@ ATTRIBUTES = {
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--package", type=Path, help=f"npm package {PACKAGE}, folder or .tgz (default: npm pack)")
-    parser.add_argument("--out", type=Path, default=Path("data/openmoji/openmoji.h5"))
 
 
-def extract(package: Path | None, out: Path) -> None:
-    """Make the data set ``out`` of the npm package (a folder or .tgz; None fetches it with npm). Raises InputError."""
+def read(package: Path | None) -> Collection:
+    """The collection of the npm package (a folder or .tgz; None fetches it with npm). Raises InputError."""
     with tempfile.TemporaryDirectory() as folder:
         rows, drawings = read_package(package or npm_pack(PACKAGE, Path(folder), "--package"))
     columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
-    strings = {name: [row[key] for row in rows] for name, key in columns.items()}
-    strings["caption"] = [caption(row) for row in rows]
     optional("resvg_py")  # if it is missing, that is found here and not after the texts are encoded
-    make_dataset(out, map(draw, drawings), [[row["group"]] for row in rows],
-                 split(len(rows), QUERIES, 0), strings, ATTRIBUTES)
+    return Collection(map(draw, drawings), [[caption(row)] for row in rows], [[row["group"]] for row in rows],
+                      split(len(rows), QUERIES, 0), {name: [row[key] for row in rows] for name, key in columns.items()},
+                      ATTRIBUTES)
 
 
 def select_rows(rows: list[dict]) -> list[dict]:

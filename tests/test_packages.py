@@ -292,8 +292,9 @@ def png(colour, size=(20, 40)):
 def test_pictures_are_drawn_whole_on_white_and_kept_once(tmp_path, monkeypatch):
     made = {}
 
-    def keep(out, images, labels, splits, strings, attributes):
-        made.update(strings, images=[np.asarray(image) for image in images], labels=labels)
+    def keep(out, collection):
+        made.update(collection.columns, images=[np.asarray(image) for image in collection.images],
+                    labels=collection.labels)
 
     monkeypatch.setattr(debian, "make_dataset", keep)
     red = png("red")
@@ -319,12 +320,13 @@ def test_a_vector_drawing_is_drawn():
 def test_stamps_come_out_of_their_package(tmp_path, monkeypatch):
     made = {}
     monkeypatch.setattr(debian, "optional", lambda module: importlib.import_module(module) if "PIL" in module else None)
-    monkeypatch.setattr(debian, "make_dataset", lambda *arguments: made.update(arguments[4]))
+    monkeypatch.setattr(debian, "make_dataset", lambda out, collection: made.update(
+        collection.columns, caption=collection.captions))
     root = "usr/share/tuxpaint/stamps"
     archive = write_deb(tmp_path / "s.deb", debian.STAMPS, {f"{root}/animals/cat.png": png("red"),
                                                             f"{root}/animals/cat.txt": b"A cat."})
     debian.make_stamps(tmp_path / "s.h5", archive)
-    assert made == {"caption": ["A cat."], "file": ["animals/cat.png"], "folder": ["animals"]}
+    assert made == {"caption": [["A cat."]], "file": ["animals/cat.png"], "folder": ["animals"]}
     with pytest.raises(InputError, match="no files in usr/share/openclipart/svg"):
         monkeypatch.setattr(debian, "CLIPART", debian.STAMPS)
         debian.make_clipart(tmp_path / "c.h5", archive)

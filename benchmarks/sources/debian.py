@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from benchmarks.sources.splits import random_split
 from common.errors import InputError
+from extraction.collection import Collection
 from extraction.dataset_file import make_dataset
 from extraction.debian import DebianPackage, apt_download, deb_files
 from extraction.encoders import IMAGE_SIZE, optional, upright
@@ -40,10 +41,12 @@ def make_pictures(out: Path, pictures: list[Picture], depth: int | None, attribu
         if (png := draw(picture)) is not None:
             drawn.setdefault((png, picture.caption), picture)
     kept = list(drawn.values())
-    strings = {"caption": [picture.caption for picture in kept], "file": [picture.file for picture in kept],
+    columns = {"file": [picture.file for picture in kept],
                "folder": ["/".join(picture.folders[:depth]) for picture in kept]}
     images = (optional("PIL.Image").open(io.BytesIO(png)) for png, _ in drawn)
-    make_dataset(out, images, [picture.folders[:1] for picture in kept], random_split(len(kept)), strings, attributes)
+    make_dataset(out, Collection(images, [[picture.caption] for picture in kept],
+                                 [picture.folders[:1] for picture in kept], random_split(len(kept)), columns,
+                                 attributes))
 
 
 def draw(picture: Picture) -> bytes | None:

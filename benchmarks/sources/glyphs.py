@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.sources.splits import random_split
 from common.errors import InputError
+from extraction.collection import Collection
 from extraction.dataset_file import make_dataset
 from extraction.encoders import IMAGE_SIZE
 
@@ -42,10 +43,11 @@ def make_glyphs(out: Path, archive: Path | None = None) -> None:
         raise InputError(f"--archive {archive}: the font of the glyphs comes with matplotlib; leave it out")
     font = read_font()
     characters = select(font)
-    columns = {"character": [each.character for each in characters], "caption": [each.name for each in characters],
+    columns = {"character": [each.character for each in characters],
                "kind": [f"{each.category} {each.name.split()[0]}" for each in characters]}
-    make_dataset(out, (drawn(each.character, font) for each in characters), [[each.category] for each in characters],
-                 random_split(len(characters)), columns, ATTRIBUTES)
+    make_dataset(out, Collection((drawn(each.character, font) for each in characters),
+                                 [[each.name] for each in characters], [[each.category] for each in characters],
+                                 random_split(len(characters)), columns, ATTRIBUTES))
 
 
 @dataclass(frozen=True)

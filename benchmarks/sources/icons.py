@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.sources.splits import random_split
 from common.errors import InputError
+from extraction.collection import Collection
 from extraction.dataset_file import make_dataset, split
 from extraction.encoders import IMAGE_SIZE, optional
 from extraction.npm import npm_pack
@@ -53,11 +54,12 @@ class Family:
             optional(module)  # missing is found here, before anything is fetched
         with tempfile.TemporaryDirectory() as folder:
             icons = self.read(archive or npm_pack(self.package, Path(folder), "--archive"))
-        strings = {"icon": [icon.name for icon in icons], "caption": [icon.caption for icon in icons]}
         splits = random_split(len(icons)) if self.queries is None else split(len(icons), self.queries, 0)
         attributes = {"source": f"npm package {self.package}, {self.site}", "licence": self.licence,
                       "attribution": self.attribution}
-        make_dataset(out, map(drawn, icons), [icon.labels for icon in icons], splits, strings, attributes)
+        make_dataset(out, Collection(map(drawn, icons), [[icon.caption] for icon in icons],
+                                     [icon.labels for icon in icons], splits, {"icon": [icon.name for icon in icons]},
+                                     attributes))
 
     def read(self, archive: Path) -> list[Icon]:
         """The chosen icons, in the order of the package. Raises InputError if it is damaged or another one."""
