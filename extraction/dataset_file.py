@@ -1,4 +1,4 @@
-"""The data set that is made: pairs encoded, split at random, and written as one HDF5 file."""
+"""The data set that is made: pairs encoded and written as one HDF5 file."""
 
 from __future__ import annotations
 
@@ -16,17 +16,6 @@ from common.errors import InputError
 from extraction import encoders
 from extraction.collection import Collection
 from formats.hdf5 import fixed_length_text
-
-
-def split(count: int, queries: int, seed: int, train: int | None = None) -> dict[str, np.ndarray]:
-    """``query_idx``, ``retrieval_idx``, ``train_idx``: sorted row numbers, int32; train is part of retrieval.
-
-    The queries are the first ``queries`` of ``numpy.random.default_rng(seed).permutation(count)``; the rest is
-    retrieval, and its first ``train`` (all of it, if not given) are train.
-    """
-    rows = np.random.default_rng(seed).permutation(count).astype(np.int32)
-    rest = rows[queries:]
-    return {"query_idx": np.sort(rows[:queries]), "retrieval_idx": np.sort(rest), "train_idx": np.sort(rest[:train])}
 
 
 def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
