@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
 import io
 import os
@@ -11,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 from common.errors import InputError, listing
 
@@ -31,14 +32,20 @@ class File(NamedTuple):
     def __str__(self) -> str:
         return self.path if self.member is None else f"{self.path}/{self.member}"
 
-    def read_bytes(self) -> bytes:
-        """The content. Raises InputError."""
+    @contextlib.contextmanager
+    def open(self) -> Iterator[IO[bytes]]:
+        """The content as a stream. Raises InputError if it can't be opened or read."""
         try:
-            if self.member is None:
-                return Path(self.path).read_bytes()
-            return _archive(self.path, os.getpid()).read(self.member)
+            with open(self.path, "rb") if self.member is None else _archive(self.path, os.getpid()).open(
+                    self.member) as stream:
+                yield stream
         except ZIP_ERRORS as error:
             raise InputError(f"{self}: can't be read ({getattr(error, 'strerror', None) or error})") from None
+
+    def read_bytes(self) -> bytes:
+        """The content. Raises InputError."""
+        with self.open() as stream:
+            return stream.read()
 
     def info(self) -> zipfile.ZipInfo:
         """What the archive says of its member."""

@@ -114,19 +114,22 @@ def _concepts(download: Download, wanted: list[str], count: int) -> tuple[np.nda
 
 def _column(file: File, count: int) -> np.ndarray:
     """A file of a 0 or a 1 a line, (count,) bool. Raises InputError."""
-    values = file.read_bytes().split()
-    if len(values) != count:
+    content = file.read_bytes()
+    digits = content.translate(None, b" \t\r\n")
+    if len(digits) != count or digits.count(b"0") + digits.count(b"1") != count or (
+            content.rstrip().count(b"\n") != count - 1):
+        values = content.split()
+        for line, value in enumerate(values, 1):
+            if value not in (b"0", b"1"):
+                raise InputError(f"{file}: line {line}: {value.decode('utf-8', 'replace')!r}; expected 0 or 1")
         raise _other_length(file, len(values), count)
-    positive = values.count(b"1")
-    if positive + values.count(b"0") != count:
-        line, value = next((line, value) for line, value in enumerate(values, 1) if value not in (b"0", b"1"))
-        raise InputError(f"{file}: line {line}: {value.decode('utf-8', 'replace')!r}; expected 0 or 1")
-    return np.array(values) == b"1"
+    return np.frombuffer(digits, np.uint8) == ord("1")
 
 
 def _has_tag(file: File, count: int) -> np.ndarray:
     """Whether each line of AllTags1k.txt, 0 or 1 for each of the 1,000 tags, has a 1, (count,) bool."""
-    has = np.array([b"1" in line for line in file.read_bytes().splitlines() if line.strip()])
+    with file.open() as lines:  # half a gigabyte
+        has = np.array([b"1" in line for line in lines if line.strip()])
     if len(has) != count:
         raise _other_length(file, len(has), count)
     return has
