@@ -121,11 +121,12 @@ class Download:
         return found
 
     def one(self, name: str, source: str, parts: int = 1) -> File:
-        """The file whose path ends in ``name``. Raises InputError, which says that it comes with ``source``."""
-        found = self.find(re.escape(name), parts)
-        if not found:
-            raise self.missing(name, source)
-        return found[name]
+        """The file whose path ends in ``name``, in upper or lower case. Raises InputError, which says that ``source``
+        has it.
+        """
+        for file in self.find(f"(?i){re.escape(name)}", parts).values():
+            return file
+        raise self.missing(name, source)
 
     def missing(self, name: str, source: str) -> InputError:
         """The error that ``name``, which comes with ``source``, isn't there."""

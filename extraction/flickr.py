@@ -1,8 +1,9 @@
 """Flickr30k (Young et al., TACL 2014) and Flickr8k (Hodosh et al., JAIR 2013): photographs with five captions each.
 
-The captions come as ``results_20130124.token`` or ``Flickr8k.token.txt``, whose lines are a picture's name, ``#``, the
-number of the caption, a tab and the caption; on Kaggle as ``captions.txt``, with commas, or ``results.csv``, with ``|``;
-and inside ``dataset_flickr30k.json`` or ``dataset_flickr8k.json``, which also have the usual split. There are no labels.
+The captions come as ``results_20130124.token`` or ``Flickr8k.token.txt``, whose lines are a picture's name, ``#``,
+the number of the caption, a tab and the caption; on Kaggle as ``captions.txt``, with commas, or ``results.csv``, with
+``|``; and inside ``dataset_flickr30k.json`` or ``dataset_flickr8k.json``, which also have the usual split. There are no
+labels.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ def read_flickr(root: Path, title: str, names: tuple[str, ...], published: Publi
     files = download.find(r".+\.jpg")
     names_of_pictures = sorted(captions)
     attributes = {"source": f"{title}, {Path(str(file)).name}, {root}",
-                  "filter": f"all {len(captions):,} pictures with a caption" + (f" but {without}, which the source has no "
-                                                                                "picture of" if without else "")}
+                  "filter": f"all {len(captions):,} pictures with a caption"
+                            + (f", without {without}, which the source has no picture of" if without else "")}
     return Collection(Pictures([files.get(name) for name in names_of_pictures]),
                       [[text for _, text in sorted(captions[name])] for name in names_of_pictures], None,
                       columns={"image_file": names_of_pictures}, attributes=attributes, problems=problems,

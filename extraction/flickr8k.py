@@ -35,5 +35,4 @@ def _official(download: Download) -> Lists:
     lists = {part: [line.strip() for line in download.one(f"Flickr_8k.{part}Images.txt", "Flickr8k_text.zip").lines()
                     if line.strip()] for part in ("train", "dev", "test")}
     return Lists({"query": lists["test"], "retrieval": lists["train"] + lists["dev"], "train": lists["train"]},
-                 "Flickr_8k.testImages.txt as query, trainImages.txt and devImages.txt as retrieval, trainImages.txt as "
-                 "train")
+                 "Flickr_8k.testImages.txt as query, trainImages and devImages as retrieval, trainImages as train")

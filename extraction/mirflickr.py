@@ -2,8 +2,8 @@
 
 ``mirflickr25k.zip`` has ``mirflickr/im1.jpg`` to ``im25000.jpg``, ``meta/tags/tags1.txt`` (a tag a line) and
 ``doc/common_tags.txt`` (the 1,386 tags of at least 20 pictures, each with its count); the labels come as
-``mirflickr25k_annotations_v080.zip``, a list of picture numbers each. The 14 narrower lists, ``*_r1.txt``, are no labels
-of their own.
+``mirflickr25k_annotations_v080.zip``, a list of picture numbers each. The 14 narrower lists, ``*_r1.txt``, are no
+labels of their own.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ LABELS = ("animals", "baby", "bird", "car", "clouds", "dog", "female", "flower",
           "night", "people", "plant_life", "portrait", "river", "sea", "sky", "structures", "sunset", "transport",
           "tree", "water")
 PUBLISHED = Published(20015, 20015, 24, dict(zip(LABELS, (
-    2647, 179, 644, 986, 3230, 581, 4614, 1554, 813, 6320, 704, 4743, 2243, 7848, 7413, 2740, 811, 1133, 6818, 8463, 1840,
-    2450, 3981, 2885))))
+    2647, 179, 644, 986, 3230, 581, 4614, 1554, 813, 6320, 704, 4743, 2243, 7848, 7413, 2740, 811, 1133, 6818, 8463,
+    1840, 2450, 3981, 2885))))
 PICTURES_SOURCE, LABELS_SOURCE = "mirflickr25k.zip", "mirflickr25k_annotations_v080.zip"
 
 
@@ -48,8 +48,8 @@ def read(root: Path) -> Collection:
     for number in sorted(labels):
         file = tag_files.get(f"tags/tags{number}.txt")
         if file is None:
-            problems.append(f"meta/tags/tags{number}.txt: not there, though {labels[number][0]}.txt has {number}; picture "
-                            f"{number} is left out")
+            problems.append(f"meta/tags/tags{number}.txt: not there, though {labels[number][0]}.txt has {number}; that "
+                            f"picture is left out")
             continue
         tags = [tag for line in file.lines() if (tag := clean(line))]
         if not common.isdisjoint(tags):
@@ -57,9 +57,10 @@ def read(root: Path) -> Collection:
             captions.append([" ".join(tags)])
     names = [f"im{number}.jpg" for number in numbers]
     attributes = {"source": f"MIRFlickr-25K, {root}",
-                  "filter": f"{len(numbers):,} of the {len(labels):,} pictures with one of the 24 labels have one of the "
-                            f"{len(common):,} common tags as well"}
-    return Collection(Pictures([pictures.get(name) for name in names]), captions, [labels[number] for number in numbers],
+                  "filter": f"{len(numbers):,} of the {len(labels):,} pictures with one of the 24 labels have one of "
+                            f"the {len(common):,} common tags as well"}
+    return Collection(Pictures([pictures.get(name) for name in names]), captions,
+                      [labels[number] for number in numbers],
                       columns={"id": list(map(str, numbers)), "image_file": names}, attributes=attributes,
                       problems=problems, published=PUBLISHED)
 

@@ -1,10 +1,10 @@
-r"""The layout ``nus-wide``: NUS-WIDE (Chua et al., CIVR 2009), photographs with their tags and the 10 or 21 most frequent
-of its 81 concepts as labels.
+r"""The layout ``nus-wide``: NUS-WIDE (Chua et al., CIVR 2009), photographs with their tags and the 10 or 21 most
+frequent of its 81 concepts as labels.
 
-``Groundtruth/AllLabels/Labels_<concept>.txt`` (81 files) and ``NUS_WID_Tags/AllTags1k.txt`` have a line for each line of
-``ImageList/Imagelist.txt``, whose lines read ``actor\0001_2124494179.jpg``; ``NUS_WID_Tags/All_Tags.txt`` has the id
-(2124494179) and the tags. Six ids come twice in the list. The pictures lie in 704 folders or, in some copies, in one, and
-no copy that is passed around has all of them.
+``Groundtruth/AllLabels/Labels_<concept>.txt`` (81 files) and ``NUS_WID_Tags/AllTags1k.txt`` have a line for each line
+of ``ImageList/Imagelist.txt``, whose lines read ``actor\0001_2124494179.jpg``; ``NUS_WID_Tags/All_Tags.txt`` has the id
+(2124494179) and the tags. Six ids come twice in the list. The pictures lie in 704 folders or, in some copies, in one;
+many copies lack some.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ def read(root: Path, concepts: int = 10, tagged: bool = False) -> Collection:
     labels = [[name for name, positive in zip(names_of_labels, column) if positive] for column in has.T[rows].tolist()]
     attributes = {"source": f"NUS-WIDE, {root}",
                   "filter": f"{len(rows):,} of {len(names):,} pictures: with one of the {concepts} most frequent "
-                            f"concepts{', and with one of the 1,000 most frequent tags' * tagged}; {untagged:,} of them "
-                            f"have no tag and an empty text"}
+                            f"concepts{', and with one of the 1,000 most frequent tags' * tagged}; {untagged:,} of "
+                            f"them have no tag and an empty text"}
     return Collection(Pictures(files), captions, labels,
                       columns={"id": [ids[row] for row in rows], "image_file": [names[row] for row in rows]},
                       attributes=attributes, problems=problems, published=_published(concepts, tagged),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from common.errors import InputError
 from extraction.collection import Collection
 
 SHOWN_PROBLEMS = 10

@@ -20,7 +20,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, listing
 from extraction.collection import Collection, Lists
 
 FILE_NAMES = {"query": ("query", "test"), "retrieval": ("retrieval", "database"), "train": ("train",)}
@@ -112,7 +112,9 @@ def _with(collection: Collection, splits: dict[str, np.ndarray], said: str) -> C
 
 
 def _there(collection: Collection) -> Collection:
-    """The collection without the pairs whose picture isn't there; a problem names each. Raises InputError if none is."""
+    """The collection without the pairs whose picture isn't there, each of which is a problem. Raises InputError if none
+    is there.
+    """
     files, names = collection.images.files, collection.columns["image_file"]
     rows = np.array([row for row, file in enumerate(files) if file is not None], int)
     if not len(rows):
@@ -175,8 +177,8 @@ def read_lists(path: Path) -> Lists:
         candidates = [path / f"{name}{end}" for name in names for end in (".txt", "/images.txt")]
         if there := [file for file in candidates if file.is_file()]:
             if len(there) > 1:
-                raise InputError(f"{path}: both {there[0].relative_to(path)} and {there[1].relative_to(path)} are there; "
-                                 f"expected one of them")
+                raise InputError(f"{path}: {listing(file.relative_to(path) for file in there)} are there; expected one of "
+                                 f"them")
             parts[part] = _read_list(there[0])
             files += there
     if "query" not in parts:
