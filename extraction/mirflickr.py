@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, listing
 from extraction.collection import Collection, Published
 from extraction.download import Download, File, Pictures, add_root, clean
 from extraction.splits import Usual
@@ -67,10 +67,12 @@ def read(root: Path) -> Collection:
 
 def _labels(download: Download) -> dict[int, list[str]]:
     """The labels of each picture that has any, by its number."""
-    files = [download.one(f"{label}.txt", LABELS_SOURCE) for label in LABELS]
+    files = download.find(rf"({'|'.join(LABELS)})\.txt")
+    if absent := [name for label in LABELS if (name := f"{label}.txt") not in files]:
+        raise download.missing(listing(absent), LABELS_SOURCE)
     labels: dict[int, list[str]] = {}
-    for label, file in zip(LABELS, files):
-        for number in dict.fromkeys(_numbers(file)):
+    for label in LABELS:
+        for number in dict.fromkeys(_numbers(files[f"{label}.txt"])):
             labels.setdefault(number, []).append(label)
     return labels
 

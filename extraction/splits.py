@@ -85,6 +85,8 @@ def split_collection(collection: Collection, usual: Usual, split: str, query: st
 
     Raises InputError if a query is in the database too, a size doesn't fit, or a list can't be read.
     """
+    if not len(collection):
+        raise InputError(f"{collection.attributes['source']}: no pair is left: {collection.attributes.get('filter')}")
     if seed < 0:
         raise InputError(f"--seed {seed}; expected a whole number from 0 up")
     if split != "random" and query is not None:
@@ -177,8 +179,8 @@ def read_lists(path: Path) -> Lists:
         candidates = [path / f"{name}{end}" for name in names for end in (".txt", "/images.txt")]
         if there := [file for file in candidates if file.is_file()]:
             if len(there) > 1:
-                raise InputError(f"{path}: {listing(file.relative_to(path) for file in there)} are there; expected one of "
-                                 f"them")
+                raise InputError(f"{path}: {listing(file.relative_to(path) for file in there)} are there; expected "
+                                 f"one of them")
             parts[part] = _read_list(there[0])
             files += there
     if "query" not in parts:
