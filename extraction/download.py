@@ -161,8 +161,8 @@ def _archive(path: str, process: int) -> zipfile.ZipFile:
 
 
 def clean(text: str) -> str:
-    """A text in one line and without what HDF5 can't hold: NULs and halves of UTF-16 pairs."""
-    return " ".join(text.replace("\0", " ").encode("utf-8", "replace").decode("utf-8").split())
+    """A text in one line, with single spaces."""
+    return " ".join(text.split())
 
 
 # --- the command line -----------------------------------------------------------------------------------------

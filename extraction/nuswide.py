@@ -28,6 +28,7 @@ CONCEPTS = {"sky": 74190, "clouds": 54087, "person": 51577, "water": 35264, "ani
             "flowers": 8605, "sunset": 8418, "reflection": 7875, "rocks": 6327, "vehicle": 6099, "snow": 5404,
             "tree": 5352, "beach": 5239, "mountain": 5099}  # the most frequent ones, with their pictures
 LABEL_FILES = 81
+UNTAGGED = "a photo"
 PAIRS = {(10, False): 186577, (10, True): 181365, (21, False): 195834, (21, True): 190421}  # by concepts and --tagged
 TAGGED_COUNTS = (72659, 53066, 49230, 34760, 33071, 22085, 17348, 14505, 14167, 13264)  # of the first ten concepts
 
@@ -45,7 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read(root: Path, concepts: int = 10, tagged: bool = False) -> Collection:
     """The pairs with one of the concepts, in the order of Imagelist.txt. Raises InputError.
 
-    The text is all tags of a picture as All_Tags.txt has them, joined by spaces; it is empty where there are none.
+    The text is all tags of a picture as All_Tags.txt has them, joined by spaces, or UNTAGGED where there are none: the
+    published counts include these pictures.
     """
     download = Download(root)
     names = [line.strip().replace("\\", "/")
@@ -58,8 +60,8 @@ def read(root: Path, concepts: int = 10, tagged: bool = False) -> Collection:
         keep &= _has_tag(download.one("AllTags1k.txt", "NUS_WID_Tags.zip"), len(names))
     tags = _tags(download.one("All_Tags.txt", "NUS_WID_Tags.zip"), ids, problems)
     rows = [row for row in np.flatnonzero(keep).tolist() if tags[row] is not None]
-    captions = [[clean(tags[row])] for row in rows]
-    untagged = sum(not caption for caption, in captions)
+    captions = [[clean(tags[row]) or UNTAGGED] for row in rows]
+    untagged = captions.count([UNTAGGED])
     pictures = download.find(r"(.*/)?\d+_\d+\.jpg", parts=2)
     by_file_name = {name.rpartition("/")[2]: file for name, file in reversed(pictures.items())}
     files = [pictures.get(names[row]) or by_file_name.get(names[row].rpartition("/")[2]) for row in rows]
@@ -67,7 +69,7 @@ def read(root: Path, concepts: int = 10, tagged: bool = False) -> Collection:
     attributes = {"source": f"NUS-WIDE, {root}",
                   "filter": f"{len(rows):,} of {len(names):,} pictures: with one of the {concepts} most frequent "
                             f"concepts{', and with one of the 1,000 most frequent tags' * tagged}; {untagged:,} of "
-                            f"them have no tag and an empty text"}
+                            f"them have no tag, and {UNTAGGED!r} as text"}
     return Collection(Pictures(files), captions, labels,
                       columns={"id": [ids[row] for row in rows], "image_file": [names[row] for row in rows]},
                       attributes=attributes, problems=problems, published=_published(concepts, tagged),

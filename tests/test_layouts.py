@@ -119,7 +119,7 @@ NUS = [(r"actor\0001_2124494179.jpg", "sky person", "cat  dog"), (r"actor\0002_1
        (r"zebra\0007_71.jpg", "animal ocean", "zebra"), (r"zebra\0008_81.jpg", "ocean", "sea"),
        (r"zebra\0009_91.jpg", "water", "blue")]
 NUS_CONCEPTS = (*nuswide.CONCEPTS, "airport")
-NUS_PAIRS = {name.replace("\\", "/"): ([" ".join(tags.split())], sorted(set(labels.split()) - {"ocean"}), 10 * row)
+NUS_PAIRS = {name.replace("\\", "/"): ([" ".join(tags.split()) or "a photo"], sorted(set(labels.split()) - {"ocean"}), 10 * row)
              for row, (name, labels, tags) in enumerate(NUS) if row not in (1, 7)}
 
 
@@ -236,7 +236,7 @@ def test_nus_wide_is_read_as_it_comes(kind, made, tmp_path):
     found = made("nus-wide", "--root", root, *SMALL)
     assert pairs(found) == NUS_PAIRS and list(pairs(found)) == list(NUS_PAIRS)
     assert found.columns["id"] == ["2124494179", "31", "41", "51", "51", "71", "91"]
-    assert "1 of them have no tag and an empty text" in found.attributes["filter"]
+    assert "1 of them have no tag, and 'a photo' as text" in found.attributes["filter"]
     assert found.problems == ["AllLabels: 22 files; the whole data set has 81, of which the 10 concepts are there"]
 
 
@@ -410,7 +410,7 @@ LISTS = "mirflickr25k_annotations_v080"
      "captions: there is no picture 43", 3),
     ("flickr30k", lambda: flickr_files("results_20130124.token"), ending("results_20130124.token", "300.jpg A boy\n"),
      "results_20130124.token: line 21: '300.jpg A boy' is no picture's name and a caption; it is left out", 4),
-    ("flickr30k", lambda: flickr_files("results_20130124.token"), ending("results_20130124.token", "300.jpg#5\t \0\n"),
+    ("flickr30k", lambda: flickr_files("results_20130124.token"), ending("results_20130124.token", "300.jpg#5\t \n"),
      "300.jpg: caption 5 is empty and is left out", 4)])
 def test_what_is_wrong_is_named_and_left_out_or_refused(layout, files, change, problem, left, made, tmp_path, capsys):
     content = files()
