@@ -68,8 +68,9 @@ def prepare(layout, options: dict, shared: dict) -> Collection | None:
     collection = separate(collection, shared["drop_duplicates"])
     if "duplicates" in collection.attributes:
         print(collection.attributes["duplicates"], flush=True)
+    if max(map(len, collection.captions)) > 1:
+        collection.attributes["captions"] = shared["captions"]
     collection.captions = captions.choose(collection.captions, shared["captions"], shared["seed"])
-    collection.attributes["captions"] = shared["captions"]
     return collection
 
 

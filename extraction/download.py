@@ -105,7 +105,8 @@ class Download:
             try:
                 members = [info.filename for info in _archive(path, os.getpid()).infolist() if not info.is_dir()]
             except ZIP_ERRORS as error:
-                raise InputError(f"{path}: not a whole zip archive ({error}); download it again") from None
+                raise InputError(f"{path}: not a whole zip archive ({error}); download it again, or move it away "
+                                 f"if it is of another download") from None
             self.files += [(name.replace("\\", "/"), File(path, name))
                            for name in sorted(members, key=lambda name: (name.count("/"), name))
                            if not name.startswith("__MACOSX/")]

@@ -64,9 +64,9 @@ def _captions(file: File, problems: list[str]) -> Iterator[Caption]:
         return
     lines = file.lines()
     if name.endswith((".token", ".token.txt")):
-        pattern = r"([^\t]+)#(\d+)\t(.*)"
+        pattern = r"([^\t]+)#(\d{1,9})\t(.*)"
     elif name.endswith(".csv"):
-        pattern = r"([^|]+?)\s*\|\s*(\d+)\s*(?:\|\s*)?(.*)"  # a line of Kaggle's file lacks the second bar
+        pattern = r"([^|]+?)\s*\|\s*(\d{1,9})\s*(?:\|\s*)?(.*)"  # a line of Kaggle's file lacks the second bar
     else:
         yield from _comma_separated(file, lines, problems)
         return
@@ -78,12 +78,18 @@ def _captions(file: File, problems: list[str]) -> Iterator[Caption]:
 
 
 def _comma_separated(file: File, lines: list[str], problems: list[str]) -> Iterator[Caption]:
-    """The captions of a table with the columns image, caption or image_name, comment_number, comment."""
+    """The captions of a table with the columns image, caption or image_name, comment_number, comment.
+
+    Commas in a caption belong to it, whether it is in quotes or not.
+    """
+    columns = 2
     try:
-        for line, (name, *number, text) in enumerate((row for row in csv.reader(lines) if row), 1):
-            if name.endswith(".jpg"):
-                yield name, int(number[0]) if number else line, text
-            elif line > 1:
-                problems.append(f"{file}: {name[:80]!r} is no picture's name; its line is left out")
-    except (csv.Error, ValueError) as error:
+        for line, row in enumerate(csv.reader(lines), 1):
+            if line == 1 and not row[0].endswith(".jpg"):
+                columns = len(row)
+            elif len(row) < columns or columns == 3 and not re.fullmatch(r"\s*\d{1,9}\s*", row[1]):
+                problems.append(f"{file}: row {line} is no picture's name and a caption; it is left out")
+            else:
+                yield row[0], int(row[1]) if columns == 3 else line, ",".join(row[columns - 1:])
+    except (csv.Error, IndexError) as error:
         raise InputError(f"{file}: not a table of image, caption ({error})") from None

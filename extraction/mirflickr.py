@@ -9,6 +9,7 @@ labels of their own.
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 
 from common.errors import InputError, listing
@@ -81,7 +82,7 @@ def _numbers(file: File) -> list[int]:
     numbers = []
     for line, text in enumerate(file.lines(), 1):
         if text.strip():
-            if not text.strip().isdecimal():
+            if not re.fullmatch(r"\s*\d{1,9}\s*", text):
                 raise InputError(f"{file}: line {line}: {text.strip()!r}; expected the number of a picture")
             numbers.append(int(text))
     return numbers

@@ -42,8 +42,8 @@ def overview(listed: Collection, made: Collection) -> str:
         lines.append(f"... and {len(problems) - SHOWN_PROBLEMS:,} problems more")
     wrong = [what for what, right in (
         ("counts are not the published ones", all(same)),
-        (f"{len(files) - there:,} pictures are missing", there == len(files)),
-        (f"{len(problems):,} problems", not problems)) if not right]
+        (f"pictures missing: {len(files) - there:,}", there == len(files)),
+        (f"problems: {len(problems):,}", not problems)) if not right]
     whole = "The download is whole" if published else "Every picture is there"
     return "\n".join([*lines, f"{whole}." if not wrong else f"Not whole: {'; '.join(wrong)}."])
 

@@ -120,8 +120,8 @@ def _there(collection: Collection) -> Collection:
     files, names = collection.images.files, collection.columns["image_file"]
     rows = np.array([row for row, file in enumerate(files) if file is not None], int)
     if not len(rows):
-        raise InputError(f"{collection.attributes['source']}: none of the {len(files):,} pictures is there, the first "
-                         f"of which is {names[0]}")
+        raise InputError(f"{collection.attributes['source']}: none of the {len(files):,} pictures is there, neither in "
+                         f"a folder nor in a zip archive; the first is {names[0]}")
     absent = [f"{name}: not there" for name, file in zip(names, files) if file is None]
     return dataclasses.replace(collection.select(rows), problems=collection.problems + absent)
 
@@ -228,7 +228,7 @@ def _rows_by_entry(collection: Collection, lists: Lists) -> Callable[[str], list
     """What gives the rows that an entry of the lists means; more than one if an id occurs more than once."""
     ids = collection.columns.get("id")
     entries = [entry for part in lists.parts.values() for entry in part]
-    if not lists.by_id and all(map(str.isdecimal, entries)):
+    if not lists.by_id and all(re.fullmatch(r"\d{1,18}", entry) for entry in entries):
         numbers = set(map(int, entries))
         rows = max(numbers) < len(collection)
         named = ids is not None and numbers <= set(map(int, ids))
