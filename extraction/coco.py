@@ -34,11 +34,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def read(root: Path, unlabelled: bool = False) -> Collection:
     """The pictures of both parts, with an instance unless ``unlabelled``, in the order of their ids. Raises InputError.
 
-    The captions of a picture are in the order of their own ids; a label is a category with an instance in it.
+    The captions of a picture are in the order of their own ids; a label is a category with an instance in it, and the
+    labels are in the order of the categories' ids.
     """
     download = Download(root)
     year, captions_files, instances_files = _annotations(download)
-    names, captions, labels, categories, problems = {}, {}, {}, set(), []
+    names, captions, labels, categories, problems = {}, {}, {}, {}, []
     for file in captions_files:
         content = _load(file, "images", "annotations")
         names |= _pairs(file, content["images"], lambda image: (int(image["id"]), str(image["file_name"])))
@@ -48,7 +49,7 @@ def read(root: Path, unlabelled: bool = False) -> Collection:
     for file in instances_files:
         content = _load(file, "annotations", "categories")
         category = _pairs(file, content["categories"], lambda category: (int(category["id"]), str(category["name"])))
-        categories |= set(category.values())
+        categories |= category
         for image, number in _each(file, content["annotations"], tuple):
             if number not in category:
                 raise InputError(f"{file}: an instance has the category {number}; expected one of 'categories'")
@@ -71,6 +72,7 @@ def read(root: Path, unlabelled: bool = False) -> Collection:
                             f"{'all' if unlabelled else 'those with an instance of a category'}"}
     return Collection(Pictures([pictures.get(image) for image in ids]), texts,
                       [sorted(labels.get(image, ())) for image in ids],
+                      label_names=[categories[number] for number in sorted(categories)],
                       columns={"id": list(map(str, ids)), "image_file": [names[image] for image in ids]},
                       attributes=attributes, problems=problems,
                       published=Published(123287, 616767, 80) if unlabelled else Published(122218, None, 80),

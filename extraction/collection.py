@@ -43,6 +43,7 @@ class Collection:
     splits: dict[str, np.ndarray] = field(default_factory=dict)  # query_idx, retrieval_idx, train_idx: sorted rows
     columns: dict[str, Sequence[str]] = field(default_factory=dict)  # further strings by name, n each
     attributes: dict[str, str] = field(default_factory=dict)  # of the file: source, licence, filter, split
+    label_names: Sequence[str] | None = None  # all labels, in their order; None: those that occur, alphabetically
     problems: list[str] = field(default_factory=list)  # what is wrong or was left out, such as "im3.jpg: not there"
     published: Published | None = None
     official: Callable[[], Lists] | None = None  # reads the published split, if the source has one

@@ -18,9 +18,12 @@ from extraction.collection import Collection
 from formats.hdf5 import fixed_length_text
 
 
-def multi_hot(names: Sequence[Sequence[str]]) -> tuple[np.ndarray, list[str]]:
-    """The names of each row's labels as (n, c) uint8, 0 or 1, and the c names in alphabetical order."""
-    label_names = sorted({name for row in names for name in row})
+def multi_hot(names: Sequence[Sequence[str]],
+              label_names: Sequence[str] | None = None) -> tuple[np.ndarray, list[str]]:
+    """The names of each row's labels as (n, c) uint8, 0 or 1, and the c names: ``label_names``, or without them those
+    that any row has, in alphabetical order.
+    """
+    label_names = sorted({name for row in names for name in row}) if label_names is None else list(label_names)
     number = {name: column for column, name in enumerate(label_names)}
     label = np.zeros((len(names), len(label_names)), np.uint8)
     for row, of_row in enumerate(names):
@@ -50,7 +53,7 @@ def make_dataset(out: Path, collection: Collection, clip: str | None = None) -> 
     arrays = {"image": image.astype(np.float16), "text": text.astype(np.float16), **collection.splits}
     columns = {**collection.columns, "caption": captions}
     if collection.labels is not None:
-        arrays["label"], columns["label_names"] = multi_hot(collection.labels)
+        arrays["label"], columns["label_names"] = multi_hot(collection.labels, collection.label_names)
     for name, column in columns.items():
         arrays[name] = fixed_length_text(column)
     attributes = {**collection.attributes, "encoders": encode.names}

@@ -63,7 +63,7 @@ def read(root: Path) -> Collection:
     return Collection(Pictures([pictures.get(name) for name in names]), captions,
                       [labels[number] for number in numbers],
                       columns={"id": list(map(str, numbers)), "image_file": names}, attributes=attributes,
-                      problems=problems, published=PUBLISHED)
+                      label_names=LABELS, problems=problems, published=PUBLISHED)
 
 
 def _labels(download: Download) -> dict[int, list[str]]:

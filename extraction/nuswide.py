@@ -72,7 +72,8 @@ def read(root: Path, concepts: int = 10, tagged: bool = False) -> Collection:
                             f"them have no tag, and {UNTAGGED!r} as text"}
     return Collection(Pictures(files), captions, labels,
                       columns={"id": [ids[row] for row in rows], "image_file": [names[row] for row in rows]},
-                      attributes=attributes, problems=problems, published=_published(concepts, tagged),
+                      attributes=attributes, label_names=names_of_labels, problems=problems,
+                      published=_published(concepts, tagged),
                       official=lambda: _official(download))
 
 

@@ -23,13 +23,13 @@ def overview(listed: Collection, made: Collection) -> str:
     same = [published is None or len(listed) == published.pairs,
             published is None or published.captions in (None, captions)]
     if listed.labels is not None:
-        counts: dict[str, int] = {}
+        counts: dict[str, int] = dict.fromkeys(listed.label_names or (), 0)
         for names in listed.labels:
             for name in set(names):
                 counts[name] = counts.get(name, 0) + 1
         lines.append(_counted("labels", len(counts), published and published.label_count))
         lines += [_counted(f"  {name}", count, published and published.labels.get(name))
-                  for name, count in sorted(counts.items())]
+                  for name, count in (counts if listed.label_names else dict(sorted(counts.items()))).items()]
         same.append(published is None or len(counts) == published.label_count and all(
             counts.get(name) == count for name, count in published.labels.items()))
     query, retrieval, train = map(len, made.splits.values())

@@ -119,6 +119,12 @@ def test_labels_are_multi_hot_in_alphabetical_order():
     np.testing.assert_array_equal(label, [[1, 0, 1], [0, 1, 0], [0, 0, 1]])
 
 
+def test_labels_have_a_column_each_in_a_given_order():
+    label, names = dataset_file.multi_hot([["sea"], ["city"]], ("sea", "sky", "city"))
+    assert names == ["sea", "sky", "city"]
+    np.testing.assert_array_equal(label, [[1, 0, 0], [0, 0, 1]])
+
+
 @pytest.mark.parametrize("query, count, expected",
                          [("0.1", 200, 20), ("400", 2319, 400), ("1", 2, 1), ("0.1", 3, 1)])
 def test_query_is_a_share_or_a_number(query, count, expected):

@@ -231,6 +231,7 @@ def test_mirflickr_is_read_as_it_comes(kind, made, tmp_path):
     found = made("mirflickr", "--root", root, *SMALL)
     assert pairs(found) == MIR_PAIRS and list(pairs(found)) == list(MIR_PAIRS)
     assert found.columns["id"] == ["1", "2", "4", "10", "11", "12"] and not found.problems
+    assert len(found.label_names) == 24 and list(found.label_names) == sorted(found.label_names)
     assert "6 of the 8 pictures with one of the 24 labels have one of the 2 common tags" in found.attributes["filter"]
 
 
@@ -241,6 +242,7 @@ def test_nus_wide_is_read_as_it_comes(kind, made, tmp_path):
     found = made("nus-wide", "--root", root, *SMALL)
     assert pairs(found) == NUS_PAIRS and list(pairs(found)) == list(NUS_PAIRS)
     assert found.columns["id"] == ["2124494179", "31", "41", "51", "51", "71", "91"]
+    assert found.label_names == sorted(list(nuswide.CONCEPTS)[:10])
     assert "1 of them have no tag, and 'a photo' as text" in found.attributes["filter"]
     assert found.problems == ["AllLabels: 22 files; the whole data set has 81, of which the 10 concepts are there"]
 
@@ -265,6 +267,7 @@ def test_coco_is_read_as_it_comes(kind, year, made, tmp_path):
     found = made("coco", "--root", root, *SMALL)
     assert pairs(found) == labelled and list(pairs(found)) == list(labelled) and not found.problems
     assert found.columns["id"] == ["9", "30", "42", "522418"]
+    assert found.label_names == ["person", "stop sign", "toothbrush"]
     everything = pairs(made("coco", "--root", root, "--unlabelled", *SMALL))
     assert len(everything) == 5 and everything[coco_name(25, "train", year)] == COCO_PAIRS[25]
 
