@@ -92,11 +92,11 @@ def query_modality(index: Index) -> str:
     return OTHER_MODALITY.get(index.about["modality"], "text")
 
 
-def text_query(index: Index, text: str, clip: str | None = None) -> Queries:
+def text_query(index: Index, text: str, model: str | None = None) -> Queries:
     """A text as a query, for an index whose features were made by an encoder that is installed here.
 
     Args:
-        clip: where the CLIP model of the index is now.
+        model: where the model of the index's features is now.
 
     Raises:
         InputError: no text, or the encoder isn't known or isn't installed.
@@ -105,12 +105,12 @@ def text_query(index: Index, text: str, clip: str | None = None) -> Queries:
         raise InputError("--text: empty; give some words")
     if not encoders.is_unicode(text):
         raise InputError(f"--text: not valid text: {text!r}")
-    return Queries({"text": _encoder(index, "text", clip)([text])}, [text])
+    return Queries({"text": _encoder(index, "text", model)([text])}, [text])
 
 
-def image_query(index: Index, path: str, clip: str | None = None) -> Queries:
+def image_query(index: Index, path: str, model: str | None = None) -> Queries:
     """An image file as a query; otherwise as :func:`text_query`."""
-    return Queries({"image": _encoder(index, "image", clip)([path])}, [Path(path).name])
+    return Queries({"image": _encoder(index, "image", model)([path])}, [Path(path).name])
 
 
 def file_queries(path: Path, modality: str) -> Queries:
@@ -153,9 +153,9 @@ def check_same_encoders(index: Index, items: Items) -> None:
                          f"their codes can't be compared")
 
 
-def _encoder(index: Index, modality: str, clip: str | None):
+def _encoder(index: Index, modality: str, model: str | None):
     recorded = index.about["source"].get("encoders")
     if recorded is None:
         raise InputError(f"--{modality}: the index doesn't say which encoder made its features, so that no other query "
                          f"can be encoded like them; search with --item, or --features and the same encoder")
-    return encoders.like(recorded, modality, clip)
+    return encoders.like(recorded, modality, model)
