@@ -4,6 +4,7 @@
     python extract_features.py folder --images DIR --captions captions.csv --out data/NAME/NAME.h5
     python extract_features.py folder --images DIR --captions captions.csv --out data/NAME/NAME.h5 \\
         --clip openai/clip-vit-base-patch32
+    python extract_features.py inspect NAME
 
 The first makes ``data/openmoji/openmoji.h5`` again from the OpenMoji package; the second does the same with
 your own pairs. Image features (1280) are EfficientNet-Lite0's pooled last convolution, text features (384)
@@ -24,6 +25,7 @@ from pathlib import Path
 from common.errors import Parser, exit_on_bad_input
 from extraction import folder, openmoji
 from extraction.dataset_file import make_dataset
+from reporting import inspection
 
 LAYOUTS = {"openmoji": openmoji, "folder": folder}
 DEFAULT_OUT = {"openmoji": Path("data/openmoji/openmoji.h5")}
@@ -41,7 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--clip", metavar="MODEL",
                              help="encode both with a CLIP model: its name on Hugging Face's hub, such as "
                                   "openai/clip-vit-base-patch32, or its folder")
+    inspection.add_arguments(commands.add_parser("inspect", help=inspection.SUMMARY))
     options = vars(parser.parse_args(arguments))
+    if options["layout"] == "inspect":
+        inspection.run(options["dataset"], options["data_dir"])
+        return
     layout, out, clip = (options.pop(name) for name in ("layout", "out", "clip"))
     make_dataset(out, LAYOUTS[layout].read(**options), clip)
 

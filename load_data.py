@@ -47,6 +47,7 @@ class Split:
     label: torch.Tensor  # (n, c) uint8, 0 or 1, contiguous; (n, 0) without labels
     index: np.ndarray  # (n,) int64, the row's number in its file
     meta: dict[str, np.ndarray]  # the file's further columns by name, each (n,)
+    types: dict[str, str] = field(default_factory=dict)  # of image, text and label, as they are stored
 
     def __len__(self) -> int:
         return len(self.image)
@@ -196,7 +197,7 @@ def _to_dataset(name: str, path: Path | None, rows: Mapping[str, Rows], label_na
 
 def _to_split(rows: Rows) -> Split:
     tensors = (torch.from_numpy(array) for array in (rows.image, rows.text, rows.label))
-    return Split(*tensors, rows.index, rows.meta)
+    return Split(*tensors, rows.index, rows.meta, rows.types)
 
 
 # --- writing ----------------------------------------------------------------------------------------

@@ -71,14 +71,16 @@ def read_files(where: Path, files: Sequence[Path]) -> tuple[dict[str, Rows], lis
 def _named(where: Path, found: Mapping[Path, Mapping[str, Array]]) -> dict[str, Array]:
     """The arrays of all files by key, under the names that this project has for them."""
     arrays: dict[str, Array] = {}
-    files: dict[str, Path] = {}
+    places: dict[str, tuple[str, Path]] = {}  # the key and the file of each array, or of each field
     for file, in_file in found.items():
         for key, array in in_file.items():
             name = RENAMED.get(key, key)
-            if name in arrays:
-                raise InputError(f"{where}: found {key} in {files[name].name} and in {file.name}; expected files that "
+            what = FIELD_SPELLINGS.get(name, name) if _is_matrix(array) else name
+            other, place = places.setdefault(what, (key, file))
+            if place != file:
+                raise InputError(f"{where}: found {other} in {place.name} and {key} in {file.name}; expected files that "
                                  f"are one data set together, or the path of one of them")
-            arrays[name], files[name] = array, file
+            arrays[name] = array
     fields = {FIELD_SPELLINGS.get(key) for key in arrays}
     if "image" not in fields and "text" not in fields:
         arrays = {IF_NUMBERS.get(key, key) if _is_matrix(array) else key: array for key, array in arrays.items()}

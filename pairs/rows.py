@@ -28,11 +28,13 @@ class Rows:
     meta: dict[str, np.ndarray]  # further columns by name, each (n,)
     notes: list[str]  # arrays that are no column of the table or lie transposed, in words
     found: str  # where the table is and the keys in it, in words
+    types: dict[str, str]  # of the fields, as they are stored
 
     def part(self, rows: slice) -> Rows:
         """Some consecutive rows, which share the memory of these."""
         return Rows(self.image[rows], self.text[rows], self.label[rows], self.index[rows],
-                    {key: column[rows] for key, column in self.meta.items()}, self.notes, self.found)
+                    {key: column[rows] for key, column in self.meta.items()}, self.notes, self.found,
+                    self.types)
 
 
 def read_rows(where: str, arrays: Mapping[str, Array],
@@ -74,7 +76,8 @@ def read_rows(where: str, arrays: Mapping[str, Array],
     images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
     metas = [{key: column[index] for key, column in columns.items()} for index in indices]
     found = f"{where}: found keys {listing(arrays)}"
-    return [Rows(*parts, notes, found) for parts in zip(images, texts, labels, indices, metas)]
+    types = {name: str(array.dtype) for name, array in zip(FIELDS, fields)}
+    return [Rows(*parts, notes, found, types) for parts in zip(images, texts, labels, indices, metas)]
 
 
 def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:

@@ -28,13 +28,13 @@ LAST_ARE_QUERIES = {"mirflickr": 2_000, "nus-wide-tc10": 2_100, "mscoco": 5_000}
 COMMANDS = {24: "mirflickr", 80: "coco", 10: "nus-wide", 21: "nus-wide --concepts 21"}  # by the number of labels
 ALL_COMMANDS = ("mirflickr", "nus-wide", "coco")
 
-EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with train_idx, query_idx, "
-                 "retrieval_idx, or train/image, train/text, ... (with labels or without), in one file or in the "
-                 "files of one folder")
-EXPECTED_SPLITS = "train, query, retrieval, or train, test"
+_PLACE = "in one file or in the files of one folder"
+EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with train_idx, query_idx, retrieval_idx, or "
+                 f"train/image, train/text, ... (with labels or without), {_PLACE}")
+EXPECTED_SPLITS = f"train, query, retrieval, or train, test, {_PLACE}"
 
 
 def last_are_queries(names: Iterable[str]) -> int | None:
     """How many rows at the end are the queries in UCCH's code, by the names of its files; None for other files."""
-    return next((count for start, count in LAST_ARE_QUERIES.items()
-                 for name in names if name.casefold().startswith(start)), None)
+    return next((count for name in names for start, count in LAST_ARE_QUERIES.items()
+                 if name.casefold().startswith(start)), None)
