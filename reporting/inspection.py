@@ -9,8 +9,6 @@ Design of Experiments, 1935) at LEVEL.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +34,7 @@ QUERIES = 1_000  # at most that are asked; this and what follows bounds the time
 PRODUCTS = 10**11  # multiplications of a search for neighbours: fewer queries are asked of more or wider items
 FIT_PAIRS = 20_000  # that the canonical directions are fitted on
 WIDTH = 1_024  # of features for that; random directions are taken of wider ones
-MAP_ITEMS = 20_000  # of the database, for mAP
+MAP_ITEMS = 10_000  # of the database, for mAP
 RUNS = 10  # that the rows of a split are divided into, in their order, to find where they slip
 ROWS = 8_192  # at once
 MODALITIES = ("image", "text")
@@ -61,8 +59,10 @@ def inspect(data: Dataset) -> list[str]:
         lines.append(_labels(data))
     copies, leaked = _duplicates(data)
     lines += [copies, *(f"warning: {warning}" for warning in data.warnings)]
-    problems = [f"the {name} features are the same in every row of {split}" for name in MODALITIES for split in SPLITS
-                if bool(_constant(getattr(getattr(data, split), name)).all())]
+    problems = []
+    for name in MODALITIES:
+        if constant := [split for split in SPLITS if _constant(getattr(getattr(data, split), name)).all()]:
+            problems.append(f"the {name} features are the same in every row of {', '.join(constant)}")
     if not problems:
         asked = _sample(random, data.query, _affordable(data))
         lines.append(f"measured with {len(asked):,} of {len(data.query):,} queries, and random draws of seed {SEED}:")
@@ -142,14 +142,14 @@ def _sample(random: np.random.Generator, split: Split | np.ndarray, count: int) 
 def _share_relevant(data: Dataset, asked: np.ndarray) -> float:
     """The share of the database that has a label in common with a query, the mean over queries."""
     query = data.query.label[asked].float()
-    relevant = sum(int((block.float() @ query.T > 0).sum()) for block in data.retrieval.label.split(ROWS))
+    relevant = sum(int(torch.count_nonzero(block.float() @ query.T)) for block in data.retrieval.label.split(ROWS))
     return relevant / (len(asked) * len(data.retrieval))
 
 
 def _neighbours(random: np.random.Generator, data: Dataset, name: str, asked: np.ndarray) -> tuple[float, float]:
     """How likely chance is to do as well as the nearest neighbours of queries, and their share that is relevant."""
     items = getattr(data.retrieval, name)
-    mean = sum(block.sum(dim=0, dtype=torch.float64) for block in items.split(ROWS)) / len(items)
+    mean = sum(block.sum(dim=0).double() for block in items.split(ROWS)) / len(items)
     query = normalize(getattr(data.query, name)[asked] - mean.float(), dim=1)
     count = min(NEIGHBOURS, len(items))
     best, found = torch.empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64)
@@ -160,7 +160,11 @@ def _neighbours(random: np.random.Generator, data: Dataset, name: str, asked: np
         best, order = best.topk(min(count, best.shape[1]), dim=1)
         found = found.gather(1, order)
     label = data.query.label[asked].float()
-    share = np.stack([(data.retrieval.label[near].float() @ label.T > 0).float().mean(dim=0).numpy() for near in found])
+    blocks = []  # of each query's neighbours, the share that has a label of each query: (queries, queries)
+    for near in found.split(ROWS // count):
+        shares = data.retrieval.label[near.flatten()].float() @ label.T > 0
+        blocks.append(shares.view(len(near), count, -1).float().mean(dim=1))
+    share = torch.cat(blocks).numpy()
     return _chance(random, share), float(share.diagonal().mean())
 
 
@@ -177,37 +181,37 @@ def _significance(chance: float) -> str:
     return "" if chance <= LEVEL else ", which is no more than chance"
 
 
-@dataclass
 class _Fit:
-    """The canonical directions of some pairs, and what stands for features wider than WIDTH."""
+    """The canonical directions of some train pairs."""
 
-    narrow: dict[str, Tensor | None]  # random directions (d, WIDTH)
-    cca: CCA
+    def __init__(self, data: Dataset, rows: np.ndarray):
+        generator = torch.Generator().manual_seed(SEED)
+        self.narrow = {}  # random directions (d, WIDTH), which stand for features that are wider
+        for name in MODALITIES:
+            width = getattr(data.train, name).shape[1]
+            if width > WIDTH:
+                self.narrow[name] = torch.randn(width, WIDTH, generator=generator) / WIDTH**0.5
+        self.cca = CCA(*(self.read(data.train, name, rows) for name in MODALITIES))
+        self.maps = self.cca.maps(RIDGE, DIMENSIONS)
 
     def read(self, split: Split, name: str, rows: np.ndarray) -> Tensor:
         features = getattr(split, name)[rows]
-        return features if self.narrow[name] is None else features @ self.narrow[name]
+        return features @ self.narrow[name] if name in self.narrow else features
 
     def sides(self, split: Split, rows: np.ndarray) -> list[np.ndarray]:
         """The images and the texts of some rows in the space that they share, (n, k) each."""
-        maps = self.cca.maps(RIDGE, DIMENSIONS)
-        return [side(self.read(split, name, rows)).numpy() for side, name in zip(maps, MODALITIES)]
+        return [side(self.read(split, name, rows)).numpy() for side, name in zip(self.maps, MODALITIES)]
 
 
 def _partners(random: np.random.Generator, data: Dataset, asked: np.ndarray) -> tuple[list[str], bool, list[str]]:
     """What CCA reaches in words, whether partners find each other more often than by chance, and what is wrong."""
-    # A tenth is left out: pairs that the directions were not fitted on show where rows slip.
-    rows = _sample(random, data.train, min(FIT_PAIRS, max(1, len(data.train) * 9 // 10)))
-    generator = torch.Generator().manual_seed(SEED)
-    narrow = {name: None if (width := getattr(data.train, name).shape[1]) <= WIDTH
-              else torch.randn(width, WIDTH, generator=generator) / WIDTH**0.5 for name in MODALITIES}
-    fit = _Fit(narrow, None)
-    fit.cca = CCA(*(fit.read(data.train, name, rows) for name in MODALITIES))
+    rows = _sample(random, data.train, FIT_PAIRS)
+    fit = _Fit(data, rows)
     image, text = fit.sides(data.query, asked)
     cosine = _cosines(image, text)
     paired = _chance(random, -_log_ranks(cosine)) <= LEVEL
     about = (f"  CCA fitted on {len(rows):,} of {len(data.train):,} train pairs"
-             + "".join(f", {WIDTH:,} random directions of {name}" for name in MODALITIES if narrow[name] is not None))
+             + "".join(f", {WIDTH:,} random directions of {name}" for name in fit.narrow))
     recalls = [f"{_recall(side):.1%}" for side in (cosine, cosine.T)]
     lines = [f"{about}: R@{FIRST} {recalls[0]} image to text, {recalls[1]} text to image among {len(asked):,} pairs; by "
              f"chance {min(1, FIRST / len(asked)):.1%}" + ("" if paired else ", which is no less")]
@@ -221,13 +225,14 @@ def _partners(random: np.random.Generator, data: Dataset, asked: np.ndarray) -> 
                      f"text, {maps[1]:.1%} text to image")
     problems = _copies(fit, data, asked, items)
     if paired and not problems:
-        problems = _slips(fit, data, "query", asked, _log_ranks(cosine))
-        fitted, its = (row_hashes(*(getattr(split, name)[numbers].numpy() for name in MODALITIES))
-                       for split, numbers in ((data.train, rows), (data.retrieval, np.arange(len(data.retrieval)))))
-        others = np.flatnonzero(~np.isin(its, fitted))
+        places = _slips(data, "query", asked, cosine)
+        others = _not_among(data, rows)
+        if len(others) < QUERIES:  # rows that the directions were not fitted on are asked
+            rows = _sample(random, data.train, len(data.train) // 2)
+            fit, others = _Fit(data, rows), _not_among(data, rows)
         others = others[_sample(random, others, QUERIES)]
-        if len(others):
-            problems += _slips(fit, data, "retrieval", others, _log_ranks(_cosines(*fit.sides(data.retrieval, others))))
+        places += _slips(data, "retrieval", others, _cosines(*fit.sides(data.retrieval, others)))
+        problems = [f"image and text are out of step in {' and in '.join(places)}"] if places else []
     return lines, paired, problems
 
 
@@ -268,21 +273,38 @@ def _copies(fit: _Fit, data: Dataset, asked: np.ndarray, items: np.ndarray) -> l
     return []
 
 
-def _slips(fit: _Fit, data: Dataset, split: str, rows: np.ndarray, log_ranks: np.ndarray) -> list[str]:
-    """Runs of rows, in the order of the file, whose partners don't find each other although those of the others do."""
-    # How much nearer the own partner is than the others are, in standard deviations of these
-    gains = (log_ranks.mean(axis=1) - log_ranks.diagonal()) / np.maximum(log_ranks.std(axis=1), 1e-12)
+def _not_among(data: Dataset, rows: np.ndarray) -> np.ndarray:
+    """The numbers of the rows of retrieval that are not among these rows of train."""
+    some, every = (row_hashes(*(getattr(split, name)[numbers].numpy() for name in MODALITIES))
+                   for split, numbers in ((data.train, rows), (data.retrieval, slice(None))))
+    return np.flatnonzero(~np.isin(every, some))
+
+
+def _slips(data: Dataset, split: str, rows: np.ndarray, cosine: np.ndarray) -> list[str]:
+    """Runs of rows, in the order of the file, whose partners don't find each other although those of the others do.
+
+    Args:
+        rows: n rows that were asked.
+        cosine: of their images and texts, (n, n).
+    """
+    if len(rows) < 2 * RUNS:
+        return []
+    ranks = _log_ranks(cosine)
+    # How much nearer the own partner is than others are, in standard deviations of these
+    gains = (ranks.mean(axis=1) - ranks.diagonal()) / np.maximum(ranks.std(axis=1), 1e-12)
     numbers = getattr(data, split).index[rows]
-    bound = norm.isf(LEVEL / (2 * RUNS))
-    found = []
-    for run in np.array_split(np.argsort(numbers), RUNS):
-        if len(run) < 2 or len(run) == len(rows):
-            continue
-        others = np.delete(gains, run)
-        by_chance = gains[run].mean() * len(run)**0.5 < norm.isf(LEVEL)
-        if by_chance and others.mean() - gains[run].mean() > bound * others.std() / len(run)**0.5:
-            found.append(f"{numbers[run].min():,} to {numbers[run].max():,}")
-    return [f"image and text are out of step in the rows {', '.join(found)} of {split}"] if found else []
+    runs = np.array_split(np.argsort(numbers), RUNS)
+    found: list[list[int]] = []
+    for number, run in enumerate(runs):
+        gain, root, others = gains[run].mean(), len(run)**0.5, np.delete(gains, run)
+        worse = others.mean() - gain > norm.isf(LEVEL / (2 * RUNS)) * others.std() / root
+        if gain * root < norm.isf(LEVEL) and worse:  # no better than chance, which the others are
+            if found and found[-1][-1] == number - 1:
+                found[-1].append(number)
+            else:
+                found.append([number])
+    places = [f"{numbers[runs[some[0]]].min():,} to {numbers[runs[some[-1]]].max():,}" for some in found]
+    return [f"rows {', '.join(places)} of {split}"] if found else []
 
 
 # --- the verdict --------------------------------------------------------------------------------------------------
