@@ -25,7 +25,6 @@ from pathlib import Path
 from common.errors import Parser, exit_on_bad_input
 from extraction import folder, openmoji
 from extraction.dataset_file import make_dataset
-from reporting import inspection
 
 LAYOUTS = {"openmoji": openmoji, "folder": folder}
 DEFAULT_OUT = {"openmoji": Path("data/openmoji/openmoji.h5")}
@@ -43,9 +42,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         command.add_argument("--clip", metavar="MODEL",
                              help="encode both with a CLIP model: its name on Hugging Face's hub, such as "
                                   "openai/clip-vit-base-patch32, or its folder")
-    inspection.add_arguments(commands.add_parser("inspect", help=inspection.SUMMARY))
+    look = commands.add_parser("inspect", help="say what is in a data set, and whether it is fit to train on")
+    look.add_argument("dataset", metavar="FILE", help="a data set: a folder in --data_dir by its name, or a path")
+    look.add_argument("--data_dir", default="data", help="where the data sets are (default: data)")
     options = vars(parser.parse_args(arguments))
     if options["layout"] == "inspect":
+        import common.threads  # first: it sets how threads wait, before PyTorch loads
+        from reporting import inspection  # here: PyTorch takes seconds to load
+
         inspection.run(options["dataset"], options["data_dir"])
         return
     layout, out, clip = (options.pop(name) for name in ("layout", "out", "clip"))

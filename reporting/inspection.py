@@ -8,7 +8,7 @@ Design of Experiments, 1935) at LEVEL.
 
 from __future__ import annotations
 
-import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +24,6 @@ from pairs.rows import SPLITS
 from training.cca import CCA, RIDGES
 from training.targets import DIMENSIONS, RIDGE
 
-SUMMARY = "say what is in a data set, and whether it is fit to train on"
 SEED = 0
 NEIGHBOURS = 50
 FIRST = 10  # R@10
@@ -38,11 +37,6 @@ MAP_ITEMS = 10_000  # of the database, for mAP
 RUNS = 10  # that the rows of a split are divided into, in their order, to find where they slip
 ROWS = 8_192  # at once
 MODALITIES = ("image", "text")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("dataset", metavar="FILE", help="a data set: a folder in --data_dir by its name, or a path")
-    parser.add_argument("--data_dir", default="data", help="where the data sets are (default: data)")
 
 
 def run(dataset: str | Path, data_dir: str | Path = "data") -> None:
@@ -63,6 +57,8 @@ def inspect(data: Dataset) -> list[str]:
     for name in MODALITIES:
         if constant := [split for split in SPLITS if _constant(getattr(getattr(data, split), name)).all()]:
             problems.append(f"the {name} features are the same in every row of {', '.join(constant)}")
+    if math.factorial(min(len(data.query), 10)) * LEVEL < 1:  # so few have too few permutations
+        problems.append(f"{len(data.query)} queries are too few to tell anything from chance")
     if not problems:
         asked = _sample(random, data.query, _affordable(data))
         lines.append(f"measured with {len(asked):,} of {len(data.query):,} queries, and random draws of seed {SEED}:")

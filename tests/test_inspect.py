@@ -82,6 +82,13 @@ def test_constant_features(arrays):
                                "retrieval.")
 
 
+def test_too_few_queries(arrays):
+    few = {key: array[QUERIES - 4:] for key, array in arrays.items()}
+    query, rest = ({key: array[rows] for key, array in few.items()} for rows in (slice(4), slice(4, None)))
+    assert inspection.inspect(dataset_from_arrays(rest, query, rest))[-1] == (
+        "Not fit to train on: 4 queries are too few to tell anything from chance.")
+
+
 def test_modalities_that_repeat_each_other(arrays):
     random = np.random.default_rng(2)
     noise = 0.05 * random.standard_normal(arrays["image"].shape)
