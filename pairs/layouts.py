@@ -78,8 +78,8 @@ def _named(where: Path, found: Mapping[Path, Mapping[str, Array]]) -> dict[str, 
             what = FIELD_SPELLINGS.get(name, name) if _is_matrix(array) else name
             other, place = places.setdefault(what, (key, file))
             if place != file:
-                raise InputError(f"{where}: found {other} in {place.name} and {key} in {file.name}; expected files that "
-                                 f"are one data set together, or the path of one of them")
+                raise InputError(f"{where}: found {other} in {place.name} and {key} in {file.name}; expected files "
+                                 f"that are one data set together, or the path of one of them")
             arrays[name] = array
     fields = {FIELD_SPELLINGS.get(key) for key in arrays}
     if "image" not in fields and "text" not in fields:
@@ -98,8 +98,8 @@ def _refuse_raw(where: Path, arrays: Mapping[str, Array]) -> None:
     if raw and "image" not in fields and ("text" not in fields or "IAll" in arrays):
         classes = [min(arrays[key].shape) for key in ("category", "label", "LAll") if key in arrays]
         command = next((COMMANDS[count] for count in classes if count in COMMANDS), " | ".join(ALL_COMMANDS))
-        raise InputError(f"{where}: found {' and '.join(raw)} (keys {listing(arrays)}), no features; expected features, "
-                         f"which python extract_features.py {command} --root DIR makes of the pictures in DIR")
+        raise InputError(f"{where}: found {' and '.join(raw)} (keys {listing(arrays)}), no features; expected "
+                         f"features, which python extract_features.py {command} --root DIR makes of the pictures in DIR")
 
 
 def _read_names(array: Array) -> list[str]:

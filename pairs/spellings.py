@@ -1,7 +1,7 @@
 """How files of this project and of others name the arrays of a data set: every spelling that is known is here.
 
-Names from other projects' code, as it reads its own files: UCMFH and LCFH (pickles), CIRH (``I_tr``, ``I_te``, ``I_db``),
-UCCH (``XAll``, ``VDatabase``, ``train_imgs_deep``), DCMHT (``index``, ``caption``, ``category``).
+Names from other projects' code, as it reads its own files: UCMFH and LCFH (pickles), CIRH (``I_tr``, ``I_te``,
+``I_db``), UCCH (``XAll``, ``VDatabase``, ``train_imgs_deep``), DCMHT (``index``, ``caption``, ``category``).
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ COMMANDS = {24: "mirflickr", 80: "coco", 10: "nus-wide", 21: "nus-wide --concept
 ALL_COMMANDS = ("mirflickr", "nus-wide", "coco")
 
 _PLACE = "in one file or in the files of one folder"
-EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with train_idx, query_idx, retrieval_idx, or "
-                 f"train/image, train/text, ... (with labels or without), {_PLACE}")
+EXPECTED_KEYS = ("I_tr, T_tr, L_tr, I_te, T_te, L_te, or image, text, label with train_idx, query_idx, retrieval_idx, "
+                 f"or train/image, train/text, ... (with labels or without), {_PLACE}")
 EXPECTED_SPLITS = f"train, query, retrieval, or train, test, {_PLACE}"
 
 

@@ -209,16 +209,16 @@ def _partners(random: np.random.Generator, data: Dataset, asked: np.ndarray) -> 
     about = (f"  CCA fitted on {len(rows):,} of {len(data.train):,} train pairs"
              + "".join(f", {WIDTH:,} random directions of {name}" for name in fit.narrow))
     recalls = [f"{_recall(side):.1%}" for side in (cosine, cosine.T)]
-    lines = [f"{about}: R@{FIRST} {recalls[0]} image to text, {recalls[1]} text to image among {len(asked):,} pairs; by "
-             f"chance {min(1, FIRST / len(asked)):.1%}" + ("" if paired else ", which is no less")]
+    lines = [f"{about}: R@{FIRST} {recalls[0]} image to text, {recalls[1]} text to image among {len(asked):,} pairs; "
+             f"by chance {min(1, FIRST / len(asked)):.1%}" + ("" if paired else ", which is no less")]
     items = _sample(random, data.retrieval, MAP_ITEMS)
     if data.num_classes:
         labels = data.query.label[asked].numpy(), data.retrieval.label[items].numpy()
         stored = fit.sides(data.retrieval, items)
         maps = [metric.evaluate_cosine(query, other, *labels, (None,))["map"]
                 for query, other in ((image, stored[1]), (text, stored[0]))]
-        lines.append(f"  mAP@all over {len(items):,} of {len(data.retrieval):,} items by cosine: {maps[0]:.1%} image to "
-                     f"text, {maps[1]:.1%} text to image")
+        lines.append(f"  mAP@all over {len(items):,} of {len(data.retrieval):,} items by cosine: {maps[0]:.1%} image "
+                     f"to text, {maps[1]:.1%} text to image")
     problems = _copies(fit, data, asked, items)
     if paired and not problems:
         places = _slips(data, "query", asked, cosine)
@@ -310,8 +310,8 @@ def _unfit(paired: bool, known: dict[str, float]) -> list[str]:
     """What is wrong, from whether partners find each other and, with labels, how likely neighbours are by chance."""
     fits = [name for name, chance in known.items() if chance <= LEVEL]
     if paired and known and not fits:
-        return ["the labels are such that nothing predicts them: their rows are out of step, or they say nothing of image "
-                "and text"]
+        return ["the labels are such that nothing predicts them: their rows are out of step, or they say nothing of "
+                "image and text"]
     if paired:
         return [f"the {name} features say nothing of the labels" for name in known if name not in fits]
     if len(fits) == 1:

@@ -43,7 +43,7 @@ def verdict(arrays):
 def test_a_sound_data_set(arrays):
     lines = inspection.inspect(split(arrays))
     assert lines[-1] == "Fit to train on."
-    nearest = [re.fullmatch(r"  of the 50 .* nearest .*, ([\d.]+)% have .*; by chance ([\d.]+)%", line) for line in lines]
+    nearest = [re.fullmatch(r"  of the 50 .*, ([\d.]+)% have .*; by chance ([\d.]+)%", line) for line in lines]
     shares = [tuple(map(float, match.groups())) for match in nearest if match]
     assert len(shares) == 2 and all(share > chance + 5 for share, chance in shares)
     label = arrays["label"]
@@ -69,7 +69,8 @@ def test_labels_that_nothing_predicts(arrays):
 def test_rows_that_slip_in_one_place(arrays, place, rows):
     """By one only: each text is its neighbour's."""
     arrays["text"][rows] = np.roll(arrays["text"][rows], 1, axis=0)
-    found = re.fullmatch(rf"Not fit to train on: image and text are out of step in rows (.*) of {place}\.", verdict(arrays))
+    found = re.fullmatch(rf"Not fit to train on: image and text are out of step in rows (.*) of {place}\.",
+                         verdict(arrays))
     start, stop = (row - QUERIES * (place == "retrieval") for row in (rows.start, rows.stop))
     named = [range(int(first), int(last) + 1) for first, last in re.findall(r"(\d+) to (\d+)", found[1])]
     assert all(start - 60 <= run[0] and run[-1] < stop + 60 for run in named)  # a tenth of the split, or two
@@ -130,7 +131,8 @@ def test_large_data_are_sampled_and_wide_features_narrowed(arrays, monkeypatch):
     assert lines[-1] == "Fit to train on." and lines == inspection.inspect(split(arrays))
     text = "\n".join(lines)
     for words in ("measured with 150 of 300 queries, and random draws of seed 0", "by chance 6.7%",
-                  "CCA fitted on 400 of 600 train pairs, 16 random directions of image:", "mAP@all over 300 of 600 items"):
+                  "CCA fitted on 400 of 600 train pairs, 16 random directions of image:",
+                  "mAP@all over 300 of 600 items"):
         assert words in text
 
 

@@ -107,7 +107,8 @@ def test_two_data_sets_in_a_folder_are_refused(tmp_path):
 
 
 UCCH = {"mirflickr25k": ("mirflickr25k-iall-vgg.mat", "mirflickr25k-yall.mat", "mirflickr25k-lall.mat", 24, 2000),
-        "rand": ("mirflickr25k-iall-vgg-rand.mat", "mirflickr25k-yall-rand.mat", "mirflickr25k-lall-rand.mat", 24, 2000),
+        "rand": ("mirflickr25k-iall-vgg-rand.mat", "mirflickr25k-yall-rand.mat", "mirflickr25k-lall-rand.mat", 24,
+                 2000),
         "nus-wide-tc10": ("nus-wide-tc10-xall-vgg.mat", "nus-wide-tc10-yall.mat", "nus-wide-tc10-lall.mat", 10, 2100)}
 
 
@@ -172,8 +173,8 @@ def test_pixels_are_not_features(tmp_path):
         file["IAll"] = np.zeros((30, 3, 4, 4), np.uint8)
     for name, key, field in (("y", "YAll", "text"), ("l", "LAll", "label")):
         write_mat(tmp_path / f"mirflickr25k-{name}all.mat", {key: fields[field]}, False)
-    with pytest.raises(InputError, match=r"found pixels \(keys IAll, LAll, YAll\), no features; expected features, which "
-                                         "python extract_features.py mirflickr --root DIR makes"):
+    with pytest.raises(InputError, match=r"found pixels \(keys IAll, LAll, YAll\), no features; expected features, "
+                                         "which python extract_features.py mirflickr --root DIR makes"):
         load_dataset(tmp_path)
 
 
