@@ -99,7 +99,7 @@ def _refuse_raw(where: Path, arrays: Mapping[str, Array]) -> None:
         classes = [min(arrays[key].shape) for key in ("category", "label", "LAll") if key in arrays]
         command = next((COMMANDS[count] for count in classes if count in COMMANDS), " | ".join(ALL_COMMANDS))
         raise InputError(f"{where}: found {' and '.join(raw)} (keys {listing(arrays)}), no features; expected "
-                         f"features, which python extract_features.py {command} --root DIR makes of the pictures in DIR")
+                         f"features, which python extract_features.py {command} --root DIR makes of pictures in DIR")
 
 
 def _read_names(array: Array) -> list[str]:
