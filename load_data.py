@@ -1,7 +1,8 @@
 """Data sets of image-text pairs: read, checked, and held once as contiguous tensors.
 
 A data set is a folder ``data/<name>/`` with ``train.pkl``, ``query.pkl`` and ``retrieval.pkl``, or with one
-``.h5``, ``.mat`` or ``.npz`` file; ``data/README.md`` describes the layouts and key names.
+``.h5``, ``.mat`` or ``.npz`` file, or several that are one data set together; ``data/README.md`` describes the layouts
+and key names.
 ``python load_data.py NAME`` checks a data set and prints what is in it; ``--convert OUT.h5`` also writes it
 as one HDF5 file.
 
@@ -29,7 +30,7 @@ from formats.arrays import library_errors, wrap
 from formats.hdf5 import fixed_length_text
 from formats.reading import READERS
 from pairs.labels import unify_labels
-from pairs.layouts import read_file, read_pickles, read_tables
+from pairs.layouts import read_files, read_pickles, read_tables, split_pickles
 from pairs.oddities import find_oddities
 from pairs.rows import FIELDS, SPLITS, Rows, check_widths
 
@@ -46,6 +47,7 @@ class Split:
     label: torch.Tensor  # (n, c) uint8, 0 or 1, contiguous; (n, 0) without labels
     index: np.ndarray  # (n,) int64, the row's number in its file
     meta: dict[str, np.ndarray]  # the file's further columns by name, each (n,)
+    types: dict[str, str] = field(default_factory=dict)  # of image, text and label, as they are stored
 
     def __len__(self) -> int:
         return len(self.image)
@@ -107,13 +109,15 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
             name, inside = path.stem, [path]
     files = [file for file in inside if file.suffix.lower() in READERS]
     pickles = [file for file in inside if file.suffix.lower() == ".pkl"]
-    if len(files) == 1 and not pickles:
-        return _to_dataset(name, files[0], *read_file(files[0]))
-    if files or [file.name for file in pickles] != sorted(f"{split}.pkl" for split in SPLITS):
+    if files and not pickles:
+        where = files[0] if len(files) == 1 else path
+        return _to_dataset(name, where, *read_files(where, files))
+    by_split = split_pickles(pickles)
+    if files or by_split is None:
         found = listing(file.name for file in pickles + files or inside)
-        raise InputError(f"{path}: found {found}; expected a folder with train.pkl, query.pkl, retrieval.pkl "
-                         f"or with exactly one {', '.join(READERS)} file, or the path of such a file")
-    return _to_dataset(name, path, *read_pickles(path))
+        raise InputError(f"{path}: found {found}; expected a folder with train.pkl, query.pkl, retrieval.pkl, or with "
+                         f"{', '.join(READERS)} files that are one data set, or the path of such a file")
+    return _to_dataset(name, path, *read_pickles(by_split))
 
 
 def dataset_from_arrays(train: Mapping[str, object], query: Mapping[str, object],
@@ -148,7 +152,7 @@ def attributes(dataset: Dataset) -> dict[str, object]:
 
     Empty if it came from another file, or from none. Raises InputError if the file cannot be read any more.
     """
-    if dataset.path is None or dataset.path.suffix.lower() not in (".h5", ".hdf5"):
+    if dataset.path is None or dataset.path.suffix.lower() not in (".h5", ".hdf5", ".h5py"):
         return {}
     with library_errors(str(dataset.path)), h5py.File(dataset.path) as file:
         return dict(file.attrs)
@@ -183,8 +187,8 @@ def _to_dataset(name: str, path: Path | None, rows: Mapping[str, Rows], label_na
         start = retrieval.part(slice(len(train.index)))
         if all(np.array_equal(getattr(train, key), getattr(start, key)) for key in FIELDS):
             train.image, train.text, train.label = start.image, start.text, start.label
-    left_out = dict.fromkeys(line for part in rows.values() for line in part.left_out)
-    warnings = [*left_out, *find_oddities(rows)]
+    notes = dict.fromkeys(line for part in rows.values() for line in part.notes)
+    warnings = [*notes, *find_oddities(rows)]
     splits = {split: _to_split(rows[split]) for split in SPLITS}
     if train is retrieval:
         splits["retrieval"] = splits["train"]
@@ -193,7 +197,7 @@ def _to_dataset(name: str, path: Path | None, rows: Mapping[str, Rows], label_na
 
 def _to_split(rows: Rows) -> Split:
     tensors = (torch.from_numpy(array) for array in (rows.image, rows.text, rows.label))
-    return Split(*tensors, rows.index, rows.meta)
+    return Split(*tensors, rows.index, rows.meta, rows.types)
 
 
 # --- writing ----------------------------------------------------------------------------------------

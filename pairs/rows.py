@@ -9,12 +9,10 @@ import numpy as np
 
 from common.errors import InputError, listing
 from formats.arrays import Array
+from pairs.spellings import FIELD_SPELLINGS
 
 SPLITS = ("train", "query", "retrieval")
 FIELDS = ("image", "text", "label")
-FIELD_SPELLINGS = {"image": "image", "images": "image", "I": "image",
-                   "text": "text", "texts": "text", "tags": "text", "T": "text",
-                   "label": "label", "labels": "label", "L": "label"}
 MAPPED_BYTES = 1 << 30  # float32 features from this size on stay in their HDF5 file, if they lie there uncompressed
 MAX_FEATURE = 1e17  # the sum of the squares of all features of a row must fit float32
 
@@ -28,13 +26,15 @@ class Rows:
     label: np.ndarray  # (n, c) uint8 multi-hot, or (n,) int64 class numbers
     index: np.ndarray  # (n,) the row's number in its file
     meta: dict[str, np.ndarray]  # further columns by name, each (n,)
-    left_out: list[str]  # arrays that are not a column of the table, in words
+    notes: list[str]  # arrays that are no column of the table or lie transposed, in words
     found: str  # where the table is and the keys in it, in words
+    types: dict[str, str]  # of the fields, as they are stored
 
     def part(self, rows: slice) -> Rows:
         """Some consecutive rows, which share the memory of these."""
         return Rows(self.image[rows], self.text[rows], self.label[rows], self.index[rows],
-                    {key: column[rows] for key, column in self.meta.items()}, self.left_out, self.found)
+                    {key: column[rows] for key, column in self.meta.items()}, self.notes, self.found,
+                    self.types)
 
 
 def read_rows(where: str, arrays: Mapping[str, Array],
@@ -48,8 +48,7 @@ def read_rows(where: str, arrays: Mapping[str, Array],
 
     Returns the rows of each selection. Raises InputError if a field is missing, or its shape or a value is wrong.
     """
-    labelled = any(FIELD_SPELLINGS.get(key) == "label" for key in arrays)
-    image, text, *label = fields = [pick(where, arrays, name) for name in FIELDS if name != "label" or labelled]
+    image, text, *label = fields = fields_of(where, arrays)
     for array in (image, text):
         check_features(array)
     count = image.shape[0]
@@ -59,23 +58,26 @@ def read_rows(where: str, arrays: Mapping[str, Array],
                              f"expected {count:,} rows, as {image.where} has")
     if count == 0:
         raise InputError(f"{image.where}: found 0 rows; expected at least one pair")
-    columns, left_out = {}, []
+    columns = {}
+    notes = [f"{array.where}: lies transposed in its file, and is read as {count:,} rows" for array in fields
+             if array.turned]
     for key, array in arrays.items():
         if array in fields:
             continue
         if array.is_column() and max(array.shape) == count and array.dtype.kind in "iufbSU":
             columns[key] = _checked_text(array, array.column())
         else:
-            left_out.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
-                            f"and is left out")
+            notes.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
+                         f"and is left out")
     indices = [np.arange(count) if rows is None else rows for rows in selections]
     # Labels first: those of a pickle, in int64, are let go before the features are copied.
-    labels = (_read_labels(*label, selections) if labelled else
+    labels = (_read_labels(*label, selections) if label else
               [np.empty((len(rows), 0), np.uint8) for rows in indices])
     images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
     metas = [{key: column[index] for key, column in columns.items()} for index in indices]
     found = f"{where}: found keys {listing(arrays)}"
-    return [Rows(*parts, left_out, found) for parts in zip(images, texts, labels, indices, metas)]
+    types = {name: str(array.dtype) for name, array in zip(FIELDS, fields)}
+    return [Rows(*parts, notes, found, types) for parts in zip(images, texts, labels, indices, metas)]
 
 
 def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
@@ -87,7 +89,24 @@ def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
     return column
 
 
-def pick(where: str, arrays: Mapping[str, Array], name: str) -> Array:
+def fields_of(where: str, arrays: Mapping[str, Array]) -> list[Array]:
+    """The arrays of images, texts and, if there are any, labels, with a pair a row: some files have a pair a column.
+
+    The pairs are on the one axis that has the same length in every field. Arrays whose first axis that is not are
+    turned in place; where no axis or more than one is, all are left as they are, for the checks to find. Raises
+    InputError if one is missing.
+    """
+    labelled = any(FIELD_SPELLINGS.get(key) == "label" for key in arrays)
+    fields = [_pick(where, arrays, name) for name in FIELDS if name != "label" or labelled]
+    pairs = set.intersection(*(set(array.shape) for array in fields))
+    if len({array.shape[:1] for array in fields}) > 1 and len(pairs) == 1:
+        for array in fields:
+            if len(array.shape) == 2 and array.shape[0] not in pairs:
+                array.turn()
+    return fields
+
+
+def _pick(where: str, arrays: Mapping[str, Array], name: str) -> Array:
     """The array of the field ``name``. If it is there in several spellings, the plain one is meant. InputError."""
     spelled = [key for key in arrays if FIELD_SPELLINGS.get(key) == name]
     if name in spelled or len(spelled) == 1:
