@@ -131,7 +131,7 @@ def evaluate(options: argparse.Namespace) -> None:
     modality = options.by or sources.query_modality(index)
     rankings = quality.measure(index, data, modality, options.rerank, options.bits)
     bits = f"{index.bits} bits" if options.bits is None else f"the first {options.bits} of {index.bits} bits"
-    print(f"{len(data.query):,} {modality} queries x {len(index):,} items ({index.about['modality']}), "
+    print(f"{len(getattr(data.query, modality)):,} {modality} queries x {len(index):,} items ({index.about['modality']}), "
           f"{bits}, {kind_of(index)}")
     print(f"{'':<32}  mAP@50  recall@10")
     for ranking, map_at_50, recall in rankings:

@@ -41,14 +41,17 @@ class Queries(NamedTuple):
 
 
 def items_of_split(name_or_path: str, data_dir: str, split: str, modality: str) -> Items:
-    """The items of a data set's split, with the features of ``modality`` (``both`` for the two of them).
+    """The items of a data set's split, with the features of ``modality`` (``both`` for the two of them, of an image with
+    several texts the first).
 
     Raises InputError as :func:`load_dataset`.
     """
     data = load_dataset(name_or_path, data_dir)
     rows, made_by = getattr(data, split), attributes(data).get("encoders")
+    items = rows.items("text" if modality == "text" else "image")
     return Items(rows.image.numpy() if modality in ("image", "both") else None,
-                 rows.text.numpy() if modality in ("text", "both") else None, rows.index, dict(rows.meta),
+                 rows.text.numpy() if modality == "text" else
+                 rows.text[rows.first_text].numpy() if modality == "both" else None, items.index, dict(items.columns),
                  {"dataset": data.name, "path": str(data.path.absolute()), "fingerprint": data.fingerprint,
                   "split": split, "encoders": made_by if isinstance(made_by, str) else None})
 
@@ -125,9 +128,10 @@ def split_queries(data: Dataset, rows: list[int], modality: str) -> Queries:
         if not 0 <= row < len(data.query):
             raise InputError(f"--item {row}: expected 0 to {len(data.query) - 1}, the rows of {data.name}'s query "
                              f"split")
-    captions = data.query.meta.get("caption")
+    captions = data.query.items("image").columns.get("caption")
     names = [f"{modality} of query {row}" + ("" if captions is None else f": {captions[row]}") for row in rows]
-    return Queries({modality: getattr(data.query, modality)[rows].numpy()}, names)
+    features = data.query.image[rows] if modality == "image" else data.query.text[data.query.first_text[rows]]
+    return Queries({modality: features.numpy()}, names)
 
 
 def load_source(index: Index, data_dir: str | None = None) -> Dataset:

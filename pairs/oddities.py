@@ -20,8 +20,9 @@ def find_oddities(rows: Mapping[str, Rows]) -> list[str]:
         if part.label.shape[1] and (unlabelled := int((~part.label.any(axis=1)).sum())):
             found.append(f"{name}: {unlabelled:,} of {count:,} rows have no label: nothing is relevant to them")
         for key in ("image", "text"):
-            if zero := _zero_rows(getattr(part, key)):
-                found.append(f"{name}: {zero:,} of {count:,} rows have {key} features that are all zero")
+            features = getattr(part, key)
+            if zero := _zero_rows(features):
+                found.append(f"{name}: {zero:,} of {len(features):,} rows have {key} features that are all zero")
     train, query, retrieval = (rows[name] for name in SPLITS)
     queries = len(query.index)
     if query.label.shape[1]:
@@ -37,8 +38,8 @@ def find_oddities(rows: Mapping[str, Rows]) -> list[str]:
         if queries <= 10:
             found.append(f"query: with {queries} rows, R@10 is 1 whatever the codes")
     others = [retrieval] + [train] * (not np.may_share_memory(train.image, retrieval.image))
-    known = np.concatenate([row_hashes(part.image, part.text) for part in others])
-    if count := int(np.isin(row_hashes(query.image, query.text), known).sum()):
+    known = np.concatenate([_pair_hashes(part) for part in others])
+    if count := int(np.isin(_pair_hashes(query), known).sum()):
         found.append(f"query: {count:,} of {queries:,} rows have the features of a row of train or retrieval")
     return found
 
@@ -47,6 +48,14 @@ def _zero_rows(features: np.ndarray) -> int:
     """How many rows are all zero; counted in blocks, since the features may be larger than memory."""
     rows = block_rows(features.shape, 4)
     return sum(int((~(features[start:start + rows] != 0).any(axis=1)).sum()) for start in range(0, len(features), rows))
+
+
+def _pair_hashes(part: Rows) -> np.ndarray:
+    """The hashes of the images with their first texts, (n,)."""
+    text = part.text
+    if part.texts is not None:
+        text = text[np.searchsorted(part.texts.image, np.arange(len(part.index)))]
+    return row_hashes(part.image, text)
 
 
 def row_hashes(*features: np.ndarray) -> np.ndarray:

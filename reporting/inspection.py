@@ -8,6 +8,7 @@ Design of Experiments, 1935) at LEVEL.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -45,9 +46,12 @@ def run(dataset: str | Path, data_dir: str | Path = "data") -> None:
 
 
 def inspect(data: Dataset) -> list[str]:
-    """What is in a data set, a line each; the last is "Fit to train on." or says what is wrong."""
+    """What is in a data set, a line each; the last is "Fit to train on." or says what is wrong. Of an image with several
+    texts the first is looked at.
+    """
     random = np.random.default_rng(SEED)
     lines = [f"{data.name} ({data.path}): {_sizes(data)}"]
+    data = dataclasses.replace(data, **{split: _with_one_text(getattr(data, split)) for split in SPLITS})
     lines += [f"{name}: {_features(data, name)}" for name in MODALITIES]
     if data.num_classes:
         lines.append(_labels(data))
@@ -79,8 +83,15 @@ def inspect(data: Dataset) -> list[str]:
 # --- what is counted ----------------------------------------------------------------------------------------------
 
 
+def _with_one_text(split: Split) -> Split:
+    return split if split.texts is None else dataclasses.replace(split, text=split.text[split.first_text], texts=None)
+
+
 def _sizes(data: Dataset) -> str:
-    return ", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS) + " pairs"
+    texts = sum(len(getattr(data, split).text) for split in ("query", "retrieval"))
+    images = len(data.query) + len(data.retrieval)
+    return (", ".join(f"{len(getattr(data, split)):,} {split}" for split in SPLITS) + " pairs"
+            + f", {texts:,} texts of {images:,} images" * (texts > images))
 
 
 def _features(data: Dataset, name: str) -> str:

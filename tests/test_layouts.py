@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import extract_features
-from extraction import duplicates, flickr8k, mirflickr, nuswide
+from extraction import captions, duplicates, flickr8k, mirflickr, nuswide
 from extraction.collection import Collection
 from extraction.encoders import square
 
@@ -616,11 +616,11 @@ def test_pictures_of_the_same_size_and_end_can_differ(tmp_path, monkeypatch):
 
 
 def test_captions_are_chosen(made, tmp_path):
-    arguments = ("flickr30k", "--root", unpacked(tmp_path, flickr_files("json")), "--query", "1", "--captions")
+    found = made("flickr30k", "--root", unpacked(tmp_path, flickr_files("json")), "--query", "1").captions
     every = [texts for texts, _, _ in FLICKR_PAIRS.values()]
-    assert [list(texts) for texts in made(*arguments, "all").captions] == every
-    assert made(*arguments, "first").captions == [texts[:1] for texts in every]
-    drawn = [made(*arguments, "random", "--seed", seed).captions for seed in (0, 0, 1)]
+    assert [list(texts) for texts in found] == every
+    assert captions.choose(found, "first", 0) == [texts[:1] for texts in every]
+    drawn = [captions.choose(found, "random", seed) for seed in (0, 0, 1)]
     assert drawn[0] == drawn[1] != drawn[2]
     assert all(len(one) == 1 and one[0] in texts for one, texts in zip(drawn[0], every))
 
@@ -638,7 +638,7 @@ def test_further_rows_of_an_image_are_further_captions(folder, made):
     found = made(*folder, "--query", "2")
     assert pairs(found) == {"a/1.jpg": (["one", "four"], ["x", "y"], 0), "b/1.jpg": (["two"], ["x"], 1),
                             "c/1.jpg": (["three"], ["y"], 2), "d/1.jpg": (["five"], ["x"], 3)}
-    assert made(*folder, "--captions", "first").captions == [["one"], ["two"], ["three"], ["five"]]
+    assert made(*folder, "--captions", "first").attributes["captions"] == "first"
 
 
 def test_a_folder_takes_the_options_of_all_layouts(folder, made, tmp_path, capsys):
