@@ -181,7 +181,7 @@ def test_a_model_is_known_by_its_weights_and_not_by_its_folder(monkeypatch):
         encoders.like("CLIP (a, weights 12ac)", "text")
     with pytest.raises(InputError, match=r"and open_clip \(/moved, weights 12ab\) is here"):
         encoders.like("open_clip (a, weights 12ac)", "text", "open_clip:/moved")
-    with pytest.raises(InputError, match=r"--encoders a: the features were not made by a model that can be elsewhere"):
+    with pytest.raises(InputError, match=r"--encoders a: the features were made by installed packages"):
         encoders.like("EfficientNet-Lite0 (b 1), all-MiniLM-L6-v2 (c 1)", "text", "a")
     assert encoders.same("CLIP (a, weights 12ab)", "CLIP (/b, weights 12ab)") and encoders.same("mine", "mine")
     assert not encoders.same("CLIP (a, weights 12ab)", "CLIP (a, weights 12ac)")

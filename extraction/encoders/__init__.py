@@ -65,7 +65,7 @@ def like(recorded: str, modality: str, model: str | None = None) -> Encoder:
     match = _NAME.fullmatch(recorded)
     if match is None:
         if model is not None:
-            raise InputError(f"--encoders {model}: the features were not made by a model that can be elsewhere, but by "
+            raise InputError(f"--encoders {model}: the features were made by installed packages, "
                              f"{recorded}; leave it out")
         return packaged.like(recorded, modality)
     prefix = f"{match['kind']}:" if match["kind"] in KINDS else ""
