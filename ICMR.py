@@ -39,7 +39,7 @@ from training.cuda_graph import Replayed
 from training.device import choose_device, environment
 from training.interruption import Stopped, StopRequest
 from training.objective import Objective
-from training.randomness import order_of_pairs, seed_process
+from training.randomness import drawn_texts, order_of_pairs, seed_process
 from training.run_files import RunFiles
 from training.run_state import ADVICE, SAME_DATA, RunState
 from training.settings import Rule, Settings, at_least, between, one_of, positive
@@ -246,9 +246,10 @@ class Solver:
                                           fused=True, capturable=self.replays)
         self.replayed = Replayed(self.device)
         self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
+        self.text_of_image = data.train.first_text.clone().to(self.device)  # where images have several, drawn for each epoch
         self.model.eval()  # no noise
         with torch.no_grad():
-            self.objective = Objective(config, self.model.image_input(self.image), self.model.text_input(self.text),
+            self.objective = Objective(config, self.model.image_input(self.image), self.model.text_input(self.text[self.text_of_image]),
                                        config.hash_lens if self.hashing else [], data.name)
         self.chosen = self.objective.chosen
 
@@ -328,7 +329,7 @@ class Solver:
         model, neighbours = self.model, self.objective.neighbours(rows)
         rows = rows[processes.part(len(rows))]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            image, text = model.fuse(self.image[rows], self.text[rows])
+            image, text = model.fuse(self.image[rows], self.text[self.text_of_image[rows]])
             codes = model.ImageMlp(image, scale), model.TextMlp(text, scale)  # tanh(scale * x)
             loss = self.objective.of_codes(*map(model.split, codes), neighbours, weight)
             if self.config.fusion == "transformer":
@@ -354,6 +355,8 @@ class Solver:
         """
         run, batch, started = self.run, self.config.batch_size, time.perf_counter()
         order = order_of_pairs(len(self.image), self.config.seed, run.epoch).to(self.device)
+        if (train := self.data.train).texts is not None:
+            self.text_of_image.copy_(drawn_texts(train.image_of_text, train.first_text, self.config.seed, run.epoch))
         self.model.train()
         while run.step < self.steps:
             yield order[run.step * batch:(run.step + 1) * batch]
@@ -393,7 +396,7 @@ class Solver:
         neighbours, rows = self.objective.neighbours(rows), rows[processes.part(len(rows))]
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             loss = sum(self.objective.of_fused(*sides, neighbours, weight)
-                       for sides in self.model(self.image[rows], self.text[rows]).values())
+                       for sides in self.model(self.image[rows], self.text[self.text_of_image[rows]]).values())
         self.descend(loss)
         return torch.stack([loss.detach()])
 
@@ -407,7 +410,9 @@ class Solver:
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
         if self.training and self.hashing:
-            self.model.calibrate(zip(self.image.split(evaluation.ROWS), self.text.split(evaluation.ROWS)))
+            image_of_text = self.data.train.image_of_text.to(self.device)
+            self.model.calibrate((self.image[rows], text) for rows, text in zip(image_of_text.split(evaluation.ROWS),
+                                                                               self.text.split(evaluation.ROWS)))
         try:
             if self.hashing:
                 return evaluation.evaluate_codes(self.model, self.data, self.scale_max)

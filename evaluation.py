@@ -29,20 +29,25 @@ class NotFinite(InputError):
 @torch.no_grad()
 def outputs(model: Model, split: Split, scale: float = 1.0, part: slice = slice(None),
             rows: int = ROWS) -> Iterator[dict[str, list[Tensor]]]:
-    """The model's outputs for a split, or a part of it, ``rows`` items at a time, by protocol: ``[images, texts]``, or
-    one tensor where both sides are the same; of a hash model its codes at ``scale``, of all lengths side by side.
+    """The model's outputs for a split, or a part of its images, ``rows`` pairs at a time, by protocol: ``[images,
+    texts]``, or one tensor where both sides are the same; of a hash model its codes at ``scale``, of all lengths side
+    by side. Where images have several texts, each of these is a pair with its image; the image alone comes once.
 
     Raises:
         NotFinite: some of them are NaN or infinite.
     """
     model.eval()
     device = next(model.parameters()).device
-    images, texts = split.image[part], split.text[part]
-    for start in range(0, len(images), rows):
-        sides = [side[start:start + rows].to(device) for side in (images, texts)]
+    texts = split.texts_of(part)
+    for start in range(texts.start, texts.stop, rows):
+        pairs = slice(start, min(start + rows, texts.stop))
+        images = split.image_of_text[pairs]
+        first = split.first_text[images] == torch.arange(pairs.start, pairs.stop)
+        sides = [side.to(device) for side in (split.image[images], split.text[pairs])]
         by_protocol = model(*sides, scale) if isinstance(model, HashModel) else model(*sides)
         chunk = {protocol: list(found[:1] if found[0] is found[1] else found)
                  for protocol, found in by_protocol.items()}
+        chunk["unpaired"][0] = chunk["unpaired"][0][first.to(device)]
         produced = [side for found in chunk.values() for side in found]
         if isinstance(model, HashModel):
             produced += [model.ImageMlp.x, model.TextMlp.x]  # the tanh of infinity is finite
@@ -63,7 +68,7 @@ def _joined(chunks: Iterable[dict[str, list[Tensor]]]) -> dict[str, list[Tensor]
 def encode(model: HashModel, split: Split, scale: float = 1.0, part: slice = slice(None),
            observe: Callable[[Tensor], None] = lambda codes: None) -> dict[str, list[Tensor]]:
     """The hash codes of a split by protocol: ``[images, texts]``, or one tensor where both are the same; -1 or 1, int8
-    (n, bits of all lengths), a byte a bit.
+    (rows, bits of all lengths), a byte a bit. Paired codes have a row a text, unpaired ones of images a row an image.
 
     Args:
         scale: of the codes before the sign, which is the same at any scale.
@@ -99,8 +104,18 @@ def by_length(model: HashModel, data: Dataset, ranked: dict[tuple[int, str, str]
     """
     if not data.num_classes:
         return {str(bits): {} for bits in model.hash_lens}
-    histograms = metric.hamming_histograms(list(ranked.values()), data.query.label, data.retrieval.label[part])
-    found = {ranking: figures(histogram) for ranking, histogram in zip(ranked, histograms)}
+    several = data.query.texts is not None or data.retrieval.texts is not None
+    groups: dict[tuple[bool, bool], list[tuple[int, str, str]]] = {}  # by whether query and item are an image alone
+    for ranking in ranked:
+        _, protocol, direction = ranking
+        alone = tuple(several and protocol == "unpaired" and side == 0 for side in DIRECTIONS[direction])
+        groups.setdefault(alone, []).append(ranking)
+    found = {}
+    for alone, group in groups.items():
+        labels = [rows.label[some] if image else rows.text_label[rows.texts_of(some)] for rows, some, image
+                  in zip((data.query, data.retrieval), (slice(None), part), alone)]
+        histograms = metric.hamming_histograms([ranked[ranking] for ranking in group], *labels)
+        found |= {ranking: figures(histogram) for ranking, histogram in zip(group, histograms)}
     return {str(bits): {protocol: {direction: dict(found.get((bits, protocol, direction))
                                                    or found[bits, protocol, "i2t"])
                                    for direction in DIRECTIONS} for protocol in ("unpaired", "paired")}
@@ -125,10 +140,12 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
     figures = by_length(model, data, rankings(model, query, retrieval),
                         lambda histogram: metric.maps_from_histogram(processes.total(histogram)), part)
     for bits, images, texts in zip(model.hash_lens, *(model.split(side).values() for side in query["unpaired"])):
-        figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy())
+        figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy(),
+                                                                        image_of_text=data.query.image_of_text.numpy())
     signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
     sums = np.stack([processes.total(error), np.abs(processes.total(signs.numpy())).sum(axis=0)])
-    for bits, means in model.split(torch.from_numpy(sums) / (2 * len(data.retrieval))).items():
+    items = len(data.retrieval) + len(data.retrieval.text)
+    for bits, means in model.split(torch.from_numpy(sums) / items).items():
         figures[str(bits)] |= dict(zip(("quantization_error", "bit_balance"), means.mean(dim=1).tolist()))
     return figures
 
@@ -141,10 +158,13 @@ def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
     for protocol, sides in query.items():
         figures[protocol] = {}
         for direction, (asked, item) in DIRECTIONS.items():
-            found = metric.evaluate_cosine(sides[asked].numpy(), retrieval[protocol][item].numpy(),
-                                           data.query.label[part], data.retrieval.label)
+            (label, queries), (items, _) = (
+                (rows.label[some], len(rows)) if protocol == "unpaired" and side == 0 else
+                (rows.text_label[rows.texts_of(some)], len(rows.text))
+                for rows, some, side in ((data.query, part, asked), (data.retrieval, slice(None), item)))
+            found = metric.evaluate_cosine(sides[asked].numpy(), retrieval[protocol][item].numpy(), label, items)
             sums = processes.total(np.array(list(found.values())) * len(sides[asked]))
-            figures[protocol][direction] = dict(zip(found, (sums / len(data.query)).tolist()))
+            figures[protocol][direction] = dict(zip(found, (sums / queries).tolist()))
     return figures
 
 

@@ -1,7 +1,8 @@
 """Data sets of image-text pairs: read, checked, and held once as contiguous tensors.
 
 A data set is a folder ``data/<name>/`` with ``train.pkl``, ``query.pkl`` and ``retrieval.pkl``, or with one
-``.h5``, ``.mat`` or ``.npz`` file; ``data/README.md`` describes the layouts and key names.
+``.h5``, ``.mat`` or ``.npz`` file, or several that are one data set together; ``data/README.md`` describes the layouts
+and key names.
 ``python load_data.py NAME`` checks a data set and prints what is in it; ``--convert OUT.h5`` also writes it
 as one HDF5 file.
 
@@ -17,7 +18,7 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Mapping, Sequence
+from typing import IO, Mapping, NamedTuple, Sequence
 
 import h5py
 import numpy as np
@@ -29,9 +30,9 @@ from formats.arrays import library_errors, wrap
 from formats.hdf5 import fixed_length_text
 from formats.reading import READERS
 from pairs.labels import unify_labels
-from pairs.layouts import read_file, read_pickles, read_tables
+from pairs.layouts import read_files, read_pickles, read_tables, split_pickles
 from pairs.oddities import find_oddities
-from pairs.rows import FIELDS, SPLITS, Rows, check_widths
+from pairs.rows import FIELDS, OWNERS, SPLITS, Rows, Texts, check_widths
 
 
 # --- what a caller gets ---------------------------------------------------------------------------
@@ -39,16 +40,63 @@ from pairs.rows import FIELDS, SPLITS, Rows, check_widths
 
 @dataclass
 class Split:
-    """The pairs of one split: row i of every member belongs to the same pair."""
+    """The pairs of one split: row i of every member belongs to the same pair.
+
+    An image can have several texts: then there are m > n of them, ``texts`` says which image each belongs to, and all
+    else is by image.
+    """
 
     image: torch.Tensor  # (n, d_i) float32, contiguous
-    text: torch.Tensor  # (n, d_t) float32, contiguous
+    text: torch.Tensor  # (m, d_t) float32, contiguous
     label: torch.Tensor  # (n, c) uint8, 0 or 1, contiguous; (n, 0) without labels
     index: np.ndarray  # (n,) int64, the row's number in its file
     meta: dict[str, np.ndarray]  # the file's further columns by name, each (n,)
+    types: dict[str, str] = field(default_factory=dict)  # of image, text and label, as they are stored
+    texts: Texts | None = None  # None: m = n, and row i of text belongs to row i of image
 
     def __len__(self) -> int:
         return len(self.image)
+
+    @functools.cached_property
+    def image_of_text(self) -> torch.Tensor:
+        """The row of the image that each text belongs to, (m,) int64, never falling."""
+        return torch.arange(len(self)) if self.texts is None else torch.from_numpy(self.texts.image)
+
+    @functools.cached_property
+    def first_text(self) -> torch.Tensor:
+        """The row of the first text of each image, (n,) int64."""
+        return torch.searchsorted(self.image_of_text, torch.arange(len(self)))
+
+    @functools.cached_property
+    def text_label(self) -> torch.Tensor:
+        """The labels of the texts, those of their images, (m, c)."""
+        return self.label if self.texts is None else self.label[self.image_of_text]
+
+    def texts_of(self, images: slice) -> slice:
+        """The rows of the texts of consecutive images."""
+        start, stop, _ = images.indices(len(self))
+        return slice(*torch.searchsorted(self.image_of_text, torch.tensor([start, stop])).tolist())
+
+    def items(self, modality: str) -> Items:
+        """The images or the texts as items of their own: a text has the labels and the columns of its image, an image
+        the first entry of what is by text, such as its first caption.
+        """
+        if self.texts is None:
+            return Items(self.label, self.index, self.meta)
+        if modality == "image":
+            first = self.first_text.numpy()
+            return Items(self.label, self.index, self.meta | {key: column[first]
+                                                              for key, column in self.texts.meta.items()})
+        return Items(self.text_label, self.texts.index, {key: column[self.texts.image]
+                                                         for key, column in self.meta.items()} | self.texts.meta)
+
+
+class Items(NamedTuple):
+    """What is known of k images or k texts besides their features."""
+
+    label: torch.Tensor  # (k, c)
+    index: np.ndarray  # (k,), each one's number in its file
+    columns: dict[str, np.ndarray]  # by name, each (k,)
 
 
 @dataclass
@@ -91,6 +139,9 @@ class Dataset:
                 array = getattr(getattr(self, split), key).numpy()
                 digest.update(f"{split}/{key} {array.shape} {array.dtype}\n".encode())
                 digest.update(array)
+            if (texts := getattr(self, split).texts) is not None:
+                digest.update(f"{split}/{OWNERS}\n".encode())
+                digest.update(texts.image)
         return digest.hexdigest()
 
 
@@ -107,13 +158,15 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
             name, inside = path.stem, [path]
     files = [file for file in inside if file.suffix.lower() in READERS]
     pickles = [file for file in inside if file.suffix.lower() == ".pkl"]
-    if len(files) == 1 and not pickles:
-        return _to_dataset(name, files[0], *read_file(files[0]))
-    if files or [file.name for file in pickles] != sorted(f"{split}.pkl" for split in SPLITS):
+    if files and not pickles:
+        where = files[0] if len(files) == 1 else path
+        return _to_dataset(name, where, *read_files(where, files))
+    by_split = split_pickles(pickles)
+    if files or by_split is None:
         found = listing(file.name for file in pickles + files or inside)
-        raise InputError(f"{path}: found {found}; expected a folder with train.pkl, query.pkl, retrieval.pkl "
-                         f"or with exactly one {', '.join(READERS)} file, or the path of such a file")
-    return _to_dataset(name, path, *read_pickles(path))
+        raise InputError(f"{path}: found {found}; expected a folder with train.pkl, query.pkl, retrieval.pkl, or with "
+                         f"{', '.join(READERS)} files that are one data set, or the path of such a file")
+    return _to_dataset(name, path, *read_pickles(by_split))
 
 
 def dataset_from_arrays(train: Mapping[str, object], query: Mapping[str, object],
@@ -122,7 +175,8 @@ def dataset_from_arrays(train: Mapping[str, object], query: Mapping[str, object]
     """A data set from arrays in memory, checked like one from a file.
 
     Each split maps ``image`` to (n, d_i), ``text`` to (n, d_t), ``label`` to (n, c) or (n,), and any further
-    column to (n,); ``label`` may be missing from all three. If ``train`` and ``retrieval`` are one object, its rows are
+    column to (n,); ``label`` may be missing from all three. Where images have several texts, ``text`` is (m, d_t) and
+    ``image_of_text`` (m,) has the row of the image of each. If ``train`` and ``retrieval`` are one object, its rows are
     held once. Raises InputError.
     """
     tables = {split: wrap(f"{name}: {split}", table) for split, table in (("train", train), ("query", query))}
@@ -148,7 +202,7 @@ def attributes(dataset: Dataset) -> dict[str, object]:
 
     Empty if it came from another file, or from none. Raises InputError if the file cannot be read any more.
     """
-    if dataset.path is None or dataset.path.suffix.lower() not in (".h5", ".hdf5"):
+    if dataset.path is None or dataset.path.suffix.lower() not in (".h5", ".hdf5", ".h5py"):
         return {}
     with library_errors(str(dataset.path)), h5py.File(dataset.path) as file:
         return dict(file.attrs)
@@ -181,10 +235,11 @@ def _to_dataset(name: str, path: Path | None, rows: Mapping[str, Rows], label_na
     train, retrieval = rows["train"], rows["retrieval"]
     if train is not retrieval:  # UCMFH's train file repeats the start of its retrieval file: hold it once
         start = retrieval.part(slice(len(train.index)))
-        if all(np.array_equal(getattr(train, key), getattr(start, key)) for key in FIELDS):
+        if all(np.array_equal(getattr(train, key), getattr(start, key)) for key in FIELDS) and (
+                train.texts is None or np.array_equal(train.texts.image, start.texts.image)):
             train.image, train.text, train.label = start.image, start.text, start.label
-    left_out = dict.fromkeys(line for part in rows.values() for line in part.left_out)
-    warnings = [*left_out, *find_oddities(rows)]
+    notes = dict.fromkeys(line for part in rows.values() for line in part.notes)
+    warnings = [*notes, *find_oddities(rows)]
     splits = {split: _to_split(rows[split]) for split in SPLITS}
     if train is retrieval:
         splits["retrieval"] = splits["train"]
@@ -193,7 +248,7 @@ def _to_dataset(name: str, path: Path | None, rows: Mapping[str, Rows], label_na
 
 def _to_split(rows: Rows) -> Split:
     tensors = (torch.from_numpy(array) for array in (rows.image, rows.text, rows.label))
-    return Split(*tensors, rows.index, rows.meta)
+    return Split(*tensors, rows.index, rows.meta, rows.types, rows.texts)
 
 
 # --- writing ----------------------------------------------------------------------------------------
@@ -207,17 +262,27 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
     with h5py.File(target, "w") as file:
         file.attrs.update(attributes(dataset))
         for key in FIELDS if dataset.num_classes else FIELDS[:2]:
-            arrays = [getattr(part, key).numpy() for part in parts]
-            stored = file.create_dataset(key, (starts[-1], arrays[0].shape[1]), arrays[0].dtype)
-            for start, array in zip(starts, arrays):
-                stored[start:start + len(array)] = array
+            _write_joined(file, key, [getattr(part, key).numpy() for part in parts])
+        if any(part.texts is not None for part in parts):
+            file[OWNERS] = np.concatenate([part.image_of_text.numpy() + start for part, start in zip(parts, starts)])
         for split in SPLITS:
             file[f"{split}_idx"] = np.arange(first[split], first[split] + len(getattr(dataset, split)))
         columns = {key: np.concatenate([part.meta[key] for part in parts]) for key in _common_columns(dataset)}
+        if all(part.texts is not None for part in parts):
+            for key in sorted(set.intersection(*(set(part.texts.meta) for part in parts))):
+                columns[key] = np.concatenate([part.texts.meta[key] for part in parts])
         if dataset.label_names is not None:
             columns["label_names"] = np.array(dataset.label_names)
         for key, column in columns.items():
             file[key] = fixed_length_text(column) if column.dtype.kind == "U" else column
+
+
+def _write_joined(file: h5py.File, key: str, arrays: list[np.ndarray]) -> None:
+    """Write arrays one below the other, without joining them in memory."""
+    starts = np.cumsum([0, *map(len, arrays)])
+    stored = file.create_dataset(key, (starts[-1], arrays[0].shape[1]), arrays[0].dtype)
+    for start, array in zip(starts, arrays):
+        stored[start:start + len(array)] = array
 
 
 def _common_columns(dataset: Dataset) -> list[str]:
@@ -240,8 +305,9 @@ def _describe(dataset: Dataset) -> str:
     for name in SPLITS:
         split = getattr(dataset, name)
         held = ", a run of retrieval" * (name == "train" and _offset(split, dataset.retrieval) is not None)
+        texts = f", {len(split.text):,} texts" * (split.texts is not None)
         labels = f", {split.label.sum(dtype=torch.int64) / len(split):.2f} labels a row" * (dataset.num_classes > 0)
-        lines.append(f"  {name:<9} {len(split):>9,} pairs{labels}{held}")
+        lines.append(f"  {name:<9} {len(split):>9,} pairs{texts}{labels}{held}")
     lines += [f"  warning: {warning}" for warning in dataset.warnings]
     return "\n".join([*lines, f"  fingerprint {dataset.fingerprint}"])
 

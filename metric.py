@@ -205,34 +205,57 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
     return {name: total / len(query) for name, total in totals.items()}
 
 
-def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 5, 10)) -> dict[str, dict[str, float]]:
-    """R@K of pairs among themselves, exact with ties: the share of images that have their own text among the first K
-    texts (``["i2t"]["recall@10"]``), and of texts that have their own image among the first K images (``["t2i"]``).
+def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 5, 10),
+                   image_of_text: ArrayLike | None = None) -> dict[str, dict[str, float]]:
+    """R@K of pairs among themselves, exact with ties: the share of images that have a text of their own among the first
+    K texts (``["i2t"]["recall@10"]``), and of texts that have their image among the first K images (``["t2i"]``).
 
-    Recall at K of the one right item is the usual figure of image-text retrieval (Hodosh et al., JAIR 2013). A partner
-    that ties with n - 1 others behind N0 nearer items is among the first K with the probability (K - N0) / n, clipped
-    to 0 and 1.
+    Recall at K of the right item, for an image any of its texts, is the usual figure of image-text retrieval (Hodosh et
+    al., JAIR 2013). The nearest right items may tie: if c of them are among n items at the same distance, behind N0
+    nearer items, then one of them is among the first K with the probability 1 - C(n - c, K - N0) / C(n, K - N0), the
+    hypergeometric chance of at least one; for a single one it is (K - N0) / n.
 
     Args:
-        images, texts: +-1 codes (n, bits), row i of one being the partner of row i of the other.
+        images, texts: +-1 codes (n, bits) and (m, bits).
+        image_of_text: (m,), the row of the image that each text belongs to, never falling; without it m = n, and row i
+            of one is the partner of row i of the other.
 
     Raises InputError.
     """
     ks = [_positive("K", k) for k in ks]
     images, texts = _matrix("image codes", images), _matrix("text codes", texts)
-    if images.shape != texts.shape:
+    if images.shape[1] != texts.shape[1] or image_of_text is None and len(images) != len(texts):
         raise InputError(f"image codes {_describe(images)} and text codes {_describe(texts)} differ: expected pairs of "
                          f"codes of one length")
-    pairs, packed = len(images), (pack_codes(images), pack_codes(texts))
-    own = (images != texts).sum(axis=1)
-    nearer, tied = np.zeros((2, pairs)), np.zeros((2, pairs))  # of images, of texts
-    for some in (slice(start, start + 256) for start in range(0, pairs, 256)):
+    owner = np.arange(len(images)) if image_of_text is None else np.asarray(image_of_text)
+    if owner.shape != (len(texts),) or (np.diff(owner) < 0).any() or len(np.unique(owner)) != len(images) \
+            or owner[0] or owner[-1] != len(images) - 1:
+        raise InputError(f"image_of_text {_describe(owner)}: expected, for {_describe(texts)} text codes, the row of one "
+                         f"of {len(images):,} images each, never falling, with a text for every image")
+    first = np.searchsorted(owner, np.arange(len(images)))
+    own = (images[owner] != texts).sum(axis=1)  # the distance of each text from its image
+    best = np.minimum.reduceat(own, first)
+    right = np.add.reduceat(own == best[owner], first)  # texts of an image that are as near as its nearest
+    packed = pack_codes(images), pack_codes(texts)
+    nearer, tied = ([np.zeros(len(images)), np.zeros(len(texts))] for _ in range(2))
+    for some in (slice(start, start + 256) for start in range(0, len(images), 256)):
         distance = hamming_distance(packed[0][some], packed[1])
         for count, compare in ((nearer, np.less), (tied, np.equal)):
-            count[0, some] = compare(distance, own[some, None]).sum(axis=1)
+            count[0][some] = compare(distance, best[some, None]).sum(axis=1)
             count[1] += compare(distance, own).sum(axis=0)
-    return {direction: {f"recall@{k}": float(np.clip((k - before) / size, 0, 1).mean()) for k in ks}
-            for direction, before, size in zip(("i2t", "t2i"), nearer, tied)}
+    partners = right, np.ones(len(texts))
+    return {direction: {f"recall@{k}": float(_chance_of_one(*counts, k).mean()) for k in ks}
+            for direction, counts in zip(("i2t", "t2i"), zip(nearer, tied, partners))}
+
+
+def _chance_of_one(before, size, right, k):
+    """The chance that one of ``right`` items in a tie group of ``size`` behind ``before`` items is among the first k."""
+    places = np.clip(k - before, 0, size)
+    missed = np.ones(len(size))
+    for taken in range(int(right.max())):  # C(size - right, places) / C(size, places), a factor for each right item
+        missed = np.where(taken < right, missed * np.clip(size - places - taken, 0, None)
+                          / np.maximum(size - taken, 1), missed)
+    return 1 - missed
 
 
 def mean_average_precision(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,

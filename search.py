@@ -131,7 +131,7 @@ def evaluate(options: argparse.Namespace) -> None:
     modality = options.by or sources.query_modality(index)
     rankings = quality.measure(index, data, modality, options.rerank, options.bits)
     bits = f"{index.bits} bits" if options.bits is None else f"the first {options.bits} of {index.bits} bits"
-    print(f"{len(data.query):,} {modality} queries x {len(index):,} items ({index.about['modality']}), "
+    print(f"{len(getattr(data.query, modality)):,} {modality} queries x {len(index):,} items ({index.about['modality']}), "
           f"{bits}, {kind_of(index)}")
     print(f"{'':<32}  mAP@50  recall@10")
     for ranking, map_at_50, recall in rankings:
@@ -182,8 +182,8 @@ def check_query_options(options: argparse.Namespace) -> None:
         raise InputError("--candidates: only for --coarse; leave it out")
     if options.by is not None and new:
         raise InputError("--by: a --text is a text and an --image an image; leave it out")
-    if options.clip is not None and not new:
-        raise InputError("--clip: only for --text or --image; leave it out")
+    if options.encoders is not None and not new:
+        raise InputError("--encoders: only for --text or --image; leave it out")
     if options.data_dir is not None and not options.item:
         raise InputError("--data_dir: only for --item; leave it out")
     if options.images is not None and options.gallery is None:
@@ -195,9 +195,9 @@ def check_query_options(options: argparse.Namespace) -> None:
 def read_queries(options: argparse.Namespace, index: Index) -> sources.Queries:
     """The queries that the options ask for."""
     if options.text is not None:
-        return sources.text_query(index, options.text, options.clip)
+        return sources.text_query(index, options.text, options.encoders)
     if options.image is not None:
-        return sources.image_query(index, options.image, options.clip)
+        return sources.image_query(index, options.image, options.encoders)
     modality = options.by or sources.query_modality(index)
     if options.features is not None:
         return sources.file_queries(options.features, modality)
@@ -266,8 +266,9 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     many = ask.add_mutually_exclusive_group()
     many.add_argument("--topk", type=int, metavar="K", help="how many items (default: 10, or all of fewer)")
     many.add_argument("--radius", type=int, metavar="R", help="all items within this Hamming distance instead")
-    ask.add_argument("--clip", metavar="MODEL", help="the CLIP model for --text or --image, if it isn't where the data "
-                                                     "set says: a name on Hugging Face's hub or a folder")
+    ask.add_argument("--encoders", "--clip", metavar="MODEL",
+                     help="the model for --text or --image, if it isn't where the data set says: a name on Hugging "
+                          "Face's hub or a folder")
     ask.add_argument("--rerank", type=int, metavar="N", help="re-order the best N by the real-valued query against the "
                                                              "binary codes")
     ask.add_argument("--coarse", type=int, metavar="N", help="find candidates by the first N bits, and order only "

@@ -11,71 +11,61 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from common.errors import InputError
+from extraction.captions import CHOICES, HELP
 from extraction.collection import Collection
-from extraction.dataset_file import split
-from extraction.encoders import is_unicode, open_image
+from extraction.download import File, Pictures
+from extraction.encoders import is_unicode
+from extraction.splits import Usual
 
 SUMMARY = "your own images and captions"
+OUT = None  # has to be given
+USUAL = Usual()
+
+
+class _Captions(argparse.Action):
+    """``--captions`` takes the table, as it did before images had several captions, and the choice among them."""
+
+    def __call__(self, parser, namespace, value, option=None):
+        setattr(namespace, "captions" if value in CHOICES else "table", value)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", type=Path, required=True, help="folder that the image names are relative to")
-    parser.add_argument("--captions", type=Path, required=True,
-                        help=".csv or .jsonl with image, caption and, for mAP, label (names separated by ';')")
-    parser.add_argument("--query", default="0.1", help="share (below 1) or number of the pairs that are queries")
-    parser.add_argument("--train", type=int, metavar="N", help="number of the other pairs to train on (default: all)")
-    parser.add_argument("--seed", type=int, default=0, help="of the random split")
+    parser.add_argument("--captions", action=_Captions, required=True, metavar="FILE|all|mean|first|random",
+                        help=".csv or .jsonl with image, caption and, for mAP, label (names separated by ';'), where "
+                             f"further rows of an image are further captions. Given once more: {HELP}")
+    parser.set_defaults(captions="all", table=None)
 
 
-def read(images: Path, captions: Path, query: str = "0.1", train: int | None = None, seed: int = 0) -> Collection:
+def read(images: Path, table: str | None) -> Collection:
     """The collection of a folder of images and a table of captions. The arguments are those of the command.
 
     Raises InputError.
     """
-    rows = read_captions(captions)
-    queries = query_count(query, len(rows))
-    if train is not None and not 2 <= train <= len(rows) - queries:
-        raise InputError(f"--train {train}: expected 2 to {len(rows) - queries}, the pairs that are not queries")
-    if seed < 0:
-        raise InputError(f"--seed {seed}; expected a whole number from 0 up")
-    paths = [images / row["image"] for row in rows]
-    for path in paths:  # a missing image is found before minutes of work
-        open_image(path).close()
+    if table is None:
+        raise InputError("folder: no table of captions is given; expected --captions FILE, a .csv or .jsonl")
+    rows = read_captions(Path(table))
+    paths = [os.path.join(images, row["image"]) for row in rows]
+    files = [File(path) if os.path.isfile(path) else None for path in paths]
     labels = [row["label"] for row in rows] if "label" in rows[0] else None
-    attributes = {"source": f"{images}, {captions}",
-                  "split": f"--query {query} --seed {seed}" + ("" if train is None else f" --train {train}")}
-    return Collection(paths, [[row["caption"]] for row in rows], labels, split(len(rows), queries, seed, train),
-                      {"image_file": [row["image"] for row in rows]}, attributes)
-
-
-def query_count(query: str, count: int) -> int:
-    """The number of queries among ``count`` pairs: ``--query`` is a share of them if it is below 1, else their number.
-
-    A share is at least one query. Raises InputError.
-    """
-    try:
-        share = float(query)
-        queries = max(1, round(share * count)) if 0 < share < 1 else int(query)
-    except ValueError:
-        raise InputError(f"--query {query!r}; expected a share between 0 and 1 or a whole number") from None
-    if not 0 < queries < count:
-        raise InputError(f"--query {query}: {queries} queries of {count} pairs; expected 1 to {count - 1}")
-    return queries
+    return Collection(Pictures(files), [row["captions"] for row in rows], labels,
+                      columns={"image_file": [row["image"] for row in rows]},
+                      attributes={"source": f"{images}, {table}"})
 
 
 def read_captions(path: Path) -> list[dict]:
-    """The rows of a .csv or .jsonl table: ``image`` (file name), ``caption`` and, in all rows or in none, ``label`` (a
-    list of names).
+    """The images of a .csv or .jsonl table, in the order in which they first come: ``image`` (file name), ``captions``
+    (of each row of the image) and, in all or in none, ``label`` (a list of names).
 
-    In the file the labels of a row are one string, names separated by ``;``. Each image may come only once: rows are
-    split at random, and an image that is both a query and in the database would find itself. Raises InputError, which
-    names the line.
+    In the file a row has one ``caption``, and its labels are one string, names separated by ``;``, the same in all rows
+    of an image. Raises InputError, which names the line.
     """
     readers = {".csv": _csv_rows, ".jsonl": _jsonl_rows}
     if path.suffix.lower() not in readers:
         raise InputError(f"{path}: file type {path.suffix!r}; expected .csv or .jsonl")
-    seen: dict[str, int] = {}
-    rows = []
+    images: dict[str, dict] = {}
+    first_lines: dict[str, int] = {}
+    labelled = None
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, fields in readers[path.suffix.lower()](file):
@@ -84,26 +74,31 @@ def read_captions(path: Path) -> list[dict]:
                 misnamed = [key for key in fields if str(key).strip().casefold() in ("label", "labels")]
                 if misnamed and "label" not in misnamed:
                     raise InputError(f"{where}: found {misnamed[0]!r}; expected the name 'label'")
-                if "label" in (rows[0] if rows else fields):
+                labelled = "label" in fields if labelled is None else labelled
+                if labelled:
                     row["label"] = [name.strip() for name in _text(where, "label", fields).split(";") if name.strip()]
                     if not row["label"]:
                         raise InputError(f"{where}: 'label' has no name in it; expected names separated by ';'")
                 elif "label" in fields:
                     raise InputError(f"{where}: has a 'label', and the rows before it have none; expected one in every "
                                      f"row, or in none")
-                if (first := seen.setdefault(os.path.normpath(row["image"]), number)) != number:
-                    raise InputError(f"{where}: image {row['image']!r} is already on line {first}; "
-                                     "expected each image once")
-                rows.append(row)
+                name = os.path.normpath(row["image"])
+                image = images.setdefault(name, row | {"captions": []})
+                first = first_lines.setdefault(name, number)
+                if labelled and set(row["label"]) != set(image["label"]):
+                    raise InputError(f"{where}: image {row['image']!r} has other labels than on line {first}; expected "
+                                     f"the same in all rows of an image")
+                image["captions"].append(row["caption"])
     except OSError as error:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except InputError:
         raise
     except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a number too long
         raise InputError(f"{path}: not a {path.suffix} table in UTF-8 ({error})") from None
-    if len(rows) < 2:
-        raise InputError(f"{path}: {len(rows)} rows; expected at least 2 of image, caption and, if wanted, label")
-    return rows
+    if len(images) < 2:
+        raise InputError(f"{path}: {len(images)} images; expected at least 2 rows of image, caption and, if wanted, "
+                         f"label, of different images")
+    return list(images.values())
 
 
 def _csv_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict]]:

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.errors import InputError
+from extraction import splits
 from extraction.collection import Collection
-from extraction.dataset_file import split
 from extraction.encoders import IMAGE_SIZE, optional
 from extraction.npm import npm_pack
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 SUMMARY = "make data/openmoji/openmoji.h5 again"
+OUT = Path("data/openmoji/openmoji.h5")
+USUAL = None  # its split is fixed
 PACKAGE = "openmoji@17.0.0"
 QUERIES = 400
 ATTRIBUTES = {
@@ -43,7 +45,8 @@ def read(package: Path | None) -> Collection:
     columns = {"emoji": "emoji", "annotation": "annotation", "subgroup": "subgroups", "hexcode": "hexcode"}
     optional("resvg_py")  # if it is missing, that is found here and not after the texts are encoded
     return Collection(map(draw, drawings), [[caption(row)] for row in rows], [[row["group"]] for row in rows],
-                      split(len(rows), QUERIES, 0), {name: [row[key] for row in rows] for name, key in columns.items()},
+                      splits.draw(len(rows), QUERIES, 0),
+                      {name: [row[key] for row in rows] for name, key in columns.items()},
                       ATTRIBUTES)
 
 

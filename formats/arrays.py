@@ -29,6 +29,7 @@ class Array:
     stream: Callable[[], Iterator[np.ndarray]]  # consecutive blocks along the first stored axis
     transposed: bool = False  # stored as its transpose: MATLAB 7.3, Fortran order
     place: tuple[Path, int] | None = None  # the file and the byte where it lies as it would in memory, if it does
+    turned: bool = False  # it is the transpose of what the file says
 
     def blocks(self) -> Iterator[np.ndarray]:
         """The values in blocks of consecutive rows, of columns if ``transposed``. InputError if the file is damaged."""
@@ -39,6 +40,11 @@ class Array:
         """The array mapped from its ``place``: read when it is used; what is written to it stays in this process."""
         path, offset = self.place
         return np.memmap(path, self.dtype, "c", offset, self.shape)
+
+    def turn(self) -> None:
+        """Become the transpose of this matrix."""
+        self.shape, self.place = self.shape[::-1], None
+        self.transposed, self.turned = not self.transposed, not self.turned
 
     def is_column(self) -> bool:
         """Whether it is one value a row: of shape (n,), (n, 1) or (1, n)."""

@@ -16,7 +16,7 @@ from formats.npz import npz_arrays
 
 @contextlib.contextmanager
 def open_arrays(path: Path) -> Iterator[dict[str, Array]]:
-    """The arrays of an .h5, .hdf5, .mat or .npz file by name; they can be read while the context lasts.
+    """The arrays of an .h5, .hdf5, .h5py, .mat or .npz file by name; they can be read while the context lasts.
 
     Raises InputError, now or when an array is read, if the file is damaged or holds what is refused.
     """
@@ -31,4 +31,5 @@ def _mat_arrays(path: Path, stack: contextlib.ExitStack) -> dict[str, Array]:
     return (hdf5_arrays if h5py.is_hdf5(path) else matlab_arrays)(path, stack)
 
 
-READERS = {".h5": hdf5_arrays, ".hdf5": hdf5_arrays, ".mat": _mat_arrays, ".npz": npz_arrays}  # by the end of the name
+READERS = {".h5": hdf5_arrays, ".hdf5": hdf5_arrays, ".h5py": hdf5_arrays, ".mat": _mat_arrays,
+           ".npz": npz_arrays}  # by the end of the name

@@ -38,9 +38,10 @@ def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int],
     """
     bits = index.check_length("bits", bits)
     name = index.about["source"]["split"]
-    split = getattr(data, name)
-    order = np.argsort(split.index)
-    if not np.array_equal(split.index[order], index.ids):
+    split, of = getattr(data, name), "text" if index.about["modality"] == "text" else "image"
+    stored, asked = split.items(of), data.query.items(modality)
+    order = np.argsort(stored.index)
+    if not np.array_equal(stored.index[order], index.ids):
         raise InputError(f"{index.folder}: holds other items than the {name} split of {data.name}; build an index of "
                          f"that split alone")
     if len(index) < TOPK:
@@ -48,12 +49,13 @@ def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int],
                          f"or more")
     labelled = bool(data.num_classes)
     whole = index.encode(**{modality: getattr(data.query, modality).numpy()})
-    items = index.encode(**{side: getattr(split, side).numpy()[order] for side in ("image", "text")
+    features = {"image": split.image, "text": split.text if of == "text" else split.text[split.first_text]}
+    items = index.encode(**{side: features[side].numpy()[order] for side in features
                             if index.about["modality"] in (side, "both")}).first_bits(bits)
     queries = whole.first_bits(bits)
     query_unit, item_unit = (x / np.linalg.norm(x, axis=1, keepdims=True) for x in (queries.x, items.x))
     nearest = [np.argsort(-(item_unit @ unit), kind="stable")[:RECALL_TOPK] for unit in query_unit]
-    labels, item_labels = data.query.label.numpy(), split.label.numpy()[order]
+    labels, item_labels = asked.label.numpy(), stored.label.numpy()[order]
     averaged = None
     if labelled:
         averaged = metric.mean_average_precision(queries.codes, items.codes, labels, item_labels, TOPK)

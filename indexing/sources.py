@@ -41,14 +41,17 @@ class Queries(NamedTuple):
 
 
 def items_of_split(name_or_path: str, data_dir: str, split: str, modality: str) -> Items:
-    """The items of a data set's split, with the features of ``modality`` (``both`` for the two of them).
+    """The items of a data set's split, with the features of ``modality`` (``both`` for the two of them, of an image with
+    several texts the first).
 
     Raises InputError as :func:`load_dataset`.
     """
     data = load_dataset(name_or_path, data_dir)
     rows, made_by = getattr(data, split), attributes(data).get("encoders")
+    items = rows.items("text" if modality == "text" else "image")
     return Items(rows.image.numpy() if modality in ("image", "both") else None,
-                 rows.text.numpy() if modality in ("text", "both") else None, rows.index, dict(rows.meta),
+                 rows.text.numpy() if modality == "text" else
+                 rows.text[rows.first_text].numpy() if modality == "both" else None, items.index, dict(items.columns),
                  {"dataset": data.name, "path": str(data.path.absolute()), "fingerprint": data.fingerprint,
                   "split": split, "encoders": made_by if isinstance(made_by, str) else None})
 
@@ -92,11 +95,11 @@ def query_modality(index: Index) -> str:
     return OTHER_MODALITY.get(index.about["modality"], "text")
 
 
-def text_query(index: Index, text: str, clip: str | None = None) -> Queries:
+def text_query(index: Index, text: str, model: str | None = None) -> Queries:
     """A text as a query, for an index whose features were made by an encoder that is installed here.
 
     Args:
-        clip: where the CLIP model of the index is now.
+        model: where the model of the index's features is now.
 
     Raises:
         InputError: no text, or the encoder isn't known or isn't installed.
@@ -105,12 +108,12 @@ def text_query(index: Index, text: str, clip: str | None = None) -> Queries:
         raise InputError("--text: empty; give some words")
     if not encoders.is_unicode(text):
         raise InputError(f"--text: not valid text: {text!r}")
-    return Queries({"text": _encoder(index, "text", clip)([text])}, [text])
+    return Queries({"text": _encoder(index, "text", model)([text])}, [text])
 
 
-def image_query(index: Index, path: str, clip: str | None = None) -> Queries:
+def image_query(index: Index, path: str, model: str | None = None) -> Queries:
     """An image file as a query; otherwise as :func:`text_query`."""
-    return Queries({"image": _encoder(index, "image", clip)([path])}, [Path(path).name])
+    return Queries({"image": _encoder(index, "image", model)([path])}, [Path(path).name])
 
 
 def file_queries(path: Path, modality: str) -> Queries:
@@ -125,9 +128,10 @@ def split_queries(data: Dataset, rows: list[int], modality: str) -> Queries:
         if not 0 <= row < len(data.query):
             raise InputError(f"--item {row}: expected 0 to {len(data.query) - 1}, the rows of {data.name}'s query "
                              f"split")
-    captions = data.query.meta.get("caption")
+    captions = data.query.items("image").columns.get("caption")
     names = [f"{modality} of query {row}" + ("" if captions is None else f": {captions[row]}") for row in rows]
-    return Queries({modality: getattr(data.query, modality)[rows].numpy()}, names)
+    features = data.query.image[rows] if modality == "image" else data.query.text[data.query.first_text[rows]]
+    return Queries({modality: features.numpy()}, names)
 
 
 def load_source(index: Index, data_dir: str | None = None) -> Dataset:
@@ -153,9 +157,9 @@ def check_same_encoders(index: Index, items: Items) -> None:
                          f"their codes can't be compared")
 
 
-def _encoder(index: Index, modality: str, clip: str | None):
+def _encoder(index: Index, modality: str, model: str | None):
     recorded = index.about["source"].get("encoders")
     if recorded is None:
         raise InputError(f"--{modality}: the index doesn't say which encoder made its features, so that no other query "
                          f"can be encoded like them; search with --item, or --features and the same encoder")
-    return encoders.like(recorded, modality, clip)
+    return encoders.like(recorded, modality, model)

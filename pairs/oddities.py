@@ -20,8 +20,9 @@ def find_oddities(rows: Mapping[str, Rows]) -> list[str]:
         if part.label.shape[1] and (unlabelled := int((~part.label.any(axis=1)).sum())):
             found.append(f"{name}: {unlabelled:,} of {count:,} rows have no label: nothing is relevant to them")
         for key in ("image", "text"):
-            if zero := _zero_rows(getattr(part, key)):
-                found.append(f"{name}: {zero:,} of {count:,} rows have {key} features that are all zero")
+            features = getattr(part, key)
+            if zero := _zero_rows(features):
+                found.append(f"{name}: {zero:,} of {len(features):,} rows have {key} features that are all zero")
     train, query, retrieval = (rows[name] for name in SPLITS)
     queries = len(query.index)
     if query.label.shape[1]:
@@ -37,8 +38,8 @@ def find_oddities(rows: Mapping[str, Rows]) -> list[str]:
         if queries <= 10:
             found.append(f"query: with {queries} rows, R@10 is 1 whatever the codes")
     others = [retrieval] + [train] * (not np.may_share_memory(train.image, retrieval.image))
-    known = np.concatenate([_row_hashes(part) for part in others])
-    if count := int(np.isin(_row_hashes(query), known).sum()):
+    known = np.concatenate([_pair_hashes(part) for part in others])
+    if count := int(np.isin(_pair_hashes(query), known).sum()):
         found.append(f"query: {count:,} of {queries:,} rows have the features of a row of train or retrieval")
     return found
 
@@ -49,13 +50,21 @@ def _zero_rows(features: np.ndarray) -> int:
     return sum(int((~(features[start:start + rows] != 0).any(axis=1)).sum()) for start in range(0, len(features), rows))
 
 
-def _row_hashes(part: Rows) -> np.ndarray:
-    """A number (n,) for the features of each row, the same for the same bits."""
+def _pair_hashes(part: Rows) -> np.ndarray:
+    """The hashes of the images with their first texts, (n,)."""
+    text = part.text
+    if part.texts is not None:
+        text = text[np.searchsorted(part.texts.image, np.arange(len(part.index)))]
+    return row_hashes(part.image, text)
+
+
+def row_hashes(*features: np.ndarray) -> np.ndarray:
+    """A number (n,) for each row of float32 features (n, d), or of several side by side: the same for the same bits."""
     random = np.random.default_rng(0)
-    hashes = np.zeros(len(part.index), np.uint64)
-    for features in (part.image, part.text):
-        factors = random.integers(1, 2**63, features.shape[1], np.uint64)
-        rows = block_rows(features.shape, 8)
+    hashes = np.zeros(len(features[0]), np.uint64)
+    for part in features:
+        factors = random.integers(1, 2**63, part.shape[1], np.uint64)
+        rows = block_rows(part.shape, 8)
         for start in range(0, len(hashes), rows):
-            hashes[start:start + rows] += features[start:start + rows].view(np.uint32) @ factors
+            hashes[start:start + rows] += part[start:start + rows].view(np.uint32) @ factors
     return hashes

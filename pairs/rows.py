@@ -9,12 +9,11 @@ import numpy as np
 
 from common.errors import InputError, listing
 from formats.arrays import Array
+from pairs.spellings import FIELD_SPELLINGS
 
 SPLITS = ("train", "query", "retrieval")
 FIELDS = ("image", "text", "label")
-FIELD_SPELLINGS = {"image": "image", "images": "image", "I": "image",
-                   "text": "text", "texts": "text", "tags": "text", "T": "text",
-                   "label": "label", "labels": "label", "L": "label"}
+OWNERS = "image_of_text"  # the array that says which row of ``image`` each row of ``text`` belongs to
 MAPPED_BYTES = 1 << 30  # float32 features from this size on stay in their HDF5 file, if they lie there uncompressed
 MAX_FEATURE = 1e17  # the sum of the squares of all features of a row must fit float32
 
@@ -24,17 +23,35 @@ class Rows:
     """A split as read; its labels are not yet in the form that all splits share."""
 
     image: np.ndarray  # (n, d_i) float32
-    text: np.ndarray  # (n, d_t) float32
+    text: np.ndarray  # (m, d_t) float32
     label: np.ndarray  # (n, c) uint8 multi-hot, or (n,) int64 class numbers
     index: np.ndarray  # (n,) the row's number in its file
     meta: dict[str, np.ndarray]  # further columns by name, each (n,)
-    left_out: list[str]  # arrays that are not a column of the table, in words
+    notes: list[str]  # arrays that are no column of the table or lie transposed, in words
     found: str  # where the table is and the keys in it, in words
+    types: dict[str, str]  # of the fields, as they are stored
+    texts: Texts | None = None  # None: m = n, and row i of text belongs to row i of image
 
     def part(self, rows: slice) -> Rows:
         """Some consecutive rows, which share the memory of these."""
-        return Rows(self.image[rows], self.text[rows], self.label[rows], self.index[rows],
-                    {key: column[rows] for key, column in self.meta.items()}, self.left_out, self.found)
+        texts, of_text = None, rows
+        if self.texts is not None:
+            start, stop, _ = rows.indices(len(self.index))
+            of_text = slice(*np.searchsorted(self.texts.image, [start, stop]))
+            texts = Texts(self.texts.image[of_text] - start, self.texts.index[of_text],
+                          {key: column[of_text] for key, column in self.texts.meta.items()})
+        return Rows(self.image[rows], self.text[of_text], self.label[rows], self.index[rows],
+                    {key: column[rows] for key, column in self.meta.items()}, self.notes, self.found,
+                    self.types, texts)
+
+
+@dataclass
+class Texts:
+    """What is known of the texts of a split where images have several of them."""
+
+    image: np.ndarray  # (m,) int64, the row of the image that each belongs to, never falling
+    index: np.ndarray  # (m,) the text's number in its file
+    meta: dict[str, np.ndarray]  # columns by name that have an entry a text, each (m,)
 
 
 def read_rows(where: str, arrays: Mapping[str, Array],
@@ -43,39 +60,77 @@ def read_rows(where: str, arrays: Mapping[str, Array],
 
     Args:
         where: the file or the table, for messages.
-        arrays: by name; the fields in any of FIELD_SPELLINGS, and further columns.
+        arrays: by name; the fields in any of FIELD_SPELLINGS, further columns, and OWNERS where images have several
+            texts.
         selections: row numbers (n,) for each part that is wanted; None for all rows, in order.
 
     Returns the rows of each selection. Raises InputError if a field is missing, or its shape or a value is wrong.
     """
-    labelled = any(FIELD_SPELLINGS.get(key) == "label" for key in arrays)
-    image, text, *label = fields = [pick(where, arrays, name) for name in FIELDS if name != "label" or labelled]
+    owners = arrays.get(OWNERS)
+    image, text, *label = fields = fields_of(where, arrays)
     for array in (image, text):
         check_features(array)
     count = image.shape[0]
-    for array in fields[1:]:
-        if array.shape[:1] != (count,):
-            raise InputError(f"{array.where}: found shape {array.shape}; "
-                             f"expected {count:,} rows, as {image.where} has")
     if count == 0:
         raise InputError(f"{image.where}: found 0 rows; expected at least one pair")
-    columns, left_out = {}, []
+    owner = np.arange(count) if owners is None else _read_owners(owners, count)
+    for array, rows, of in [(text, len(owner), image if owners is None else owners), *((each, count, image)
+                                                                                      for each in label)]:
+        if array.shape[:1] != (rows,):
+            raise InputError(f"{array.where}: found shape {array.shape}; expected {rows:,} rows, as {of.where} has")
+    several = len(owner) > count
+    columns, text_columns = {}, {}
+    notes = [f"{array.where}: lies transposed in its file, and is read as {count:,} rows" for array in fields
+             if array.turned]
     for key, array in arrays.items():
-        if array in fields:
+        if array in fields or array is owners:
             continue
-        if array.is_column() and max(array.shape) == count and array.dtype.kind in "iufbSU":
-            columns[key] = _checked_text(array, array.column())
+        column = array.is_column() and array.dtype.kind in "iufbSU"
+        if column and max(array.shape) in (count, len(owner)):
+            of = columns if max(array.shape) == count else text_columns
+            of[key] = _checked_text(array, array.column())
         else:
-            left_out.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
-                            f"and is left out")
+            notes.append(f"{array.where}: {array.dtype} of shape {array.shape} is no column of the {count:,} rows "
+                         f"and is left out")
     indices = [np.arange(count) if rows is None else rows for rows in selections]
+    of_texts = [_texts_of(owner, index) if several else None for index in indices]
+    text_selections = [None if rows is None else rows if texts is None else texts[0]
+                       for rows, texts in zip(selections, of_texts)]
     # Labels first: those of a pickle, in int64, are let go before the features are copied.
-    labels = (_read_labels(*label, selections) if labelled else
+    labels = (_read_labels(*label, selections) if label else
               [np.empty((len(rows), 0), np.uint8) for rows in indices])
-    images, texts = (_deal(array, selections, np.float32, _check_finite) for array in (image, text))
+    images, texts = (_deal(array, chosen, np.float32, _check_finite)
+                     for array, chosen in ((image, selections), (text, text_selections)))
     metas = [{key: column[index] for key, column in columns.items()} for index in indices]
     found = f"{where}: found keys {listing(arrays)}"
-    return [Rows(*parts, left_out, found) for parts in zip(images, texts, labels, indices, metas)]
+    types = {name: str(array.dtype) for name, array in zip(FIELDS, fields)}
+    more = [None if each is None else Texts(each[1], each[0], {key: column[each[0]]
+                                                              for key, column in text_columns.items()})
+            for each in of_texts]
+    return [Rows(*parts, notes, found, types, each)
+            for *parts, each in zip(images, texts, labels, indices, metas, more)]
+
+
+def _read_owners(array: Array, count: int) -> np.ndarray:
+    """The row of the image that each text belongs to, (m,) int64. Raises InputError unless every image has a text, and
+    the texts come in the order of the images.
+    """
+    owner = whole_numbers(array, count, "row numbers of images") if array.is_column() else None
+    if owner is None or np.any(np.diff(owner) < 0):
+        raise InputError(f"{array.where}: found {array.dtype} of shape {array.shape}"
+                         + ("" if owner is None else ", whose numbers fall") + "; expected the row of its image for "
+                         "each text, in the order of the images")
+    if len(without := np.setdiff1d(np.arange(count), owner)):
+        raise InputError(f"{array.where}: image {without[0]} has no text; expected one or more for every image")
+    return owner
+
+
+def _texts_of(owner: np.ndarray, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The texts of some images, in their order: row numbers (k,), and the place in ``rows`` of the image of each."""
+    first, last = np.searchsorted(owner, rows), np.searchsorted(owner, rows, "right")
+    place = np.repeat(np.arange(len(rows)), last - first)
+    within = np.arange(len(place)) - np.repeat(np.cumsum(last - first) - (last - first), last - first)
+    return first[place] + within, place
 
 
 def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
@@ -87,7 +142,24 @@ def _checked_text(array: Array, column: np.ndarray) -> np.ndarray:
     return column
 
 
-def pick(where: str, arrays: Mapping[str, Array], name: str) -> Array:
+def fields_of(where: str, arrays: Mapping[str, Array]) -> list[Array]:
+    """The arrays of images, texts and, if there are any, labels, with a pair a row: some files have a pair a column.
+
+    The pairs are on the one axis that has the same length in every field. Arrays whose first axis that is not are
+    turned in place; where no axis or more than one is, or images have several texts, all are left as they are, for the
+    checks to find. Raises InputError if one is missing.
+    """
+    labelled = any(FIELD_SPELLINGS.get(key) == "label" for key in arrays)
+    fields = [_pick(where, arrays, name) for name in FIELDS if name != "label" or labelled]
+    pairs = set.intersection(*(set(array.shape) for array in fields))
+    if len({array.shape[:1] for array in fields}) > 1 and len(pairs) == 1 and OWNERS not in arrays:
+        for array in fields:
+            if len(array.shape) == 2 and array.shape[0] not in pairs:
+                array.turn()
+    return fields
+
+
+def _pick(where: str, arrays: Mapping[str, Array], name: str) -> Array:
     """The array of the field ``name``. If it is there in several spellings, the plain one is meant. InputError."""
     spelled = [key for key in arrays if FIELD_SPELLINGS.get(key) == name]
     if name in spelled or len(spelled) == 1:

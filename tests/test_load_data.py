@@ -602,7 +602,6 @@ def test_names_and_paths(tmp_path, tables):
         ([], "found nothing"),
         (["train.pkl", "query.pkl"], "found query.pkl, train.pkl"),
         (["train.pkl", "query.pkl", "retrieval.pkl", "val.pkl"], "val.pkl"),
-        (["a.h5", "b.npz"], "found a.h5, b.npz"),
         (["train.pkl", "query.pkl", "retrieval.pkl", "a.mat"], "a.mat"),
         (["notes.txt"], "found notes.txt"),
     ],

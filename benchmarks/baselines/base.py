@@ -11,7 +11,7 @@ from torch.nn.functional import normalize
 
 import metric
 from common.errors import InputError
-from load_data import Dataset
+from load_data import Dataset, Split
 from reporting.curves import curves_of
 
 MIN_PAIRS = 16  # an eighth of them judges the ridge of CCA; CIRH looks for three neighbours in a batch
@@ -135,17 +135,26 @@ def evaluate(method: Baseline, data: Dataset) -> tuple[dict, dict]:
     found, curves = {}, {}
     for protocol in ("paired", "unpaired") if method.paired else ("unpaired",):
         both = protocol == "paired"
-        query, retrieval = ([method.encode_image(side.image, side.text if both else None).numpy(),
-                             method.encode_text(side.text, side.image if both else None).numpy()]
-                            for side in (data.query, data.retrieval))
+        query, retrieval = (_codes_of(method, split, both) for split in (data.query, data.retrieval))
         found[protocol], curves[protocol] = {}, {}
         if not both:
-            found["partners"] = metric.partner_recall(*map(metric.sign_codes, query))
+            found["partners"] = metric.partner_recall(*map(metric.sign_codes, query),
+                                                      image_of_text=data.query.image_of_text.numpy())
         for direction, (asked, stored) in {"i2t": (0, 1), "t2i": (1, 0)}.items():
+            labels = ((split.text_label if both or side else split.label).numpy()
+                      for split, side in ((data.query, asked), (data.retrieval, stored)))
             histogram = metric.hamming_histogram(metric.sign_codes(query[asked]), metric.sign_codes(retrieval[stored]),
-                                                 data.query.label.numpy(), data.retrieval.label.numpy())
+                                                 *labels)
             found[protocol][direction] = metric.maps_from_histogram(histogram)
             curves[protocol][direction] = curves_of(histogram)
     if method.bounded:
         found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))  # the unpaired, done last
     return found, curves
+
+
+def _codes_of(method: Baseline, split: Split, both: bool) -> list[np.ndarray]:
+    """The codes of the images and of the texts, alone or (``both``) of each text and its image, which it is seen with."""
+    if not both:
+        return [method.encode_image(split.image).numpy(), method.encode_text(split.text).numpy()]
+    image = split.image[split.image_of_text]
+    return [method.encode_image(image, split.text).numpy(), method.encode_text(split.text, image).numpy()]

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from benchmarks.sources.splits import random_split
 from common.errors import InputError
 from extraction.collection import Collection
-from extraction.dataset_file import make_dataset, split
+from extraction.dataset_file import make_dataset
 from extraction.encoders import IMAGE_SIZE, optional
 from extraction.npm import npm_pack
+from extraction.splits import draw
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +55,7 @@ class Family:
             optional(module)  # missing is found here, before anything is fetched
         with tempfile.TemporaryDirectory() as folder:
             icons = self.read(archive or npm_pack(self.package, Path(folder), "--archive"))
-        splits = random_split(len(icons)) if self.queries is None else split(len(icons), self.queries, 0)
+        splits = random_split(len(icons)) if self.queries is None else draw(len(icons), self.queries, 0)
         attributes = {"source": f"npm package {self.package}, {self.site}", "licence": self.licence,
                       "attribution": self.attribution}
         make_dataset(out, Collection(map(drawn, icons), [[icon.caption] for icon in icons],
