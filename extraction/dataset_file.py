@@ -185,8 +185,8 @@ def _report(out: Path, problems: list[str], left_out: int, count: int) -> None:
         return
     lines = "".join(f"{' '.join(problem.split())}\n" for problem in problems)
     write_atomically(report, lambda file: file.write(lines.encode("utf-8", "replace")))
-    print(f"warning: {len(problems):,} problems with pictures or captions; {left_out:,} of {count:,} pairs are left "
-          f"out: see {report}", file=sys.stderr)
+    also = f"; for them {left_out:,} of {count:,} pairs are left out" if left_out else ""
+    print(f"warning: {len(problems):,} problems are named in {report}{also}", file=sys.stderr)
 
 
 def _summary(path: Path, rows: Rows) -> str:

@@ -278,8 +278,8 @@ def test_bad_pictures_are_named_and_left_out_with_all_that_belongs_to_them(out, 
     assert first == "99.png: has no caption" and len(others) == len(wrong)
     assert all(part in line and str(tmp_path) in line for part, line in zip(wrong.values(), others))
     printed = capsys.readouterr()
-    assert printed.err == (f"warning: 8 problems with pictures or captions; 7 of 30 pairs are left out: see "
-                           f"{out.parent}/mine.problems.txt\n")
+    assert printed.err == (f"warning: 8 problems are named in {out.parent}/mine.problems.txt; for them 7 of 30 pairs are "
+                           f"left out\n")
     assert printed.out.startswith(f"{out}: 23 pairs (5 query, 18 retrieval, 4 of them train)")
     # A later run in which all is well takes the report away.
     make_dataset(out, collection(tmp_path / "others"))
