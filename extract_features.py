@@ -27,10 +27,10 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import InputError, Parser, exit_on_bad_input
+from common.errors import Parser, exit_on_bad_input
 from extraction import captions, coco, flickr8k, flickr30k, folder, mirflickr, nuswide, openmoji, splits
 from extraction.collection import Collection
-from extraction.dataset_file import add_arguments, make_dataset
+from extraction.dataset_file import add_arguments, make_dataset, refuse_if
 from extraction.duplicates import separate
 from extraction.overview import overview
 
@@ -62,9 +62,7 @@ def prepare(layout, options: dict, shared: dict) -> Collection | None:
                                          without_pictures=shared["dry_run"] and not any(files))
     if shared["dry_run"]:
         print(overview(listed, collection))
-    problems = collection.problems
-    if problems and shared["strict"]:
-        raise InputError(f"--strict: {len(problems):,} problems, the first is {problems[0]}")
+    refuse_if(shared["strict"], collection.problems)
     if shared["dry_run"]:
         return None
     if missing := files.count(None):

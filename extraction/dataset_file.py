@@ -79,11 +79,11 @@ def make_dataset(out: Path, collection: Collection, encoders: Sequence[str] = (k
     check_writable(out.parent, "out")
     names = _row_names(collection)
     texts, problems = of_captions.readable(collection.captions, names)
-    _refuse_if(strict, problems)
+    refuse_if(strict, problems)
     texts = of_captions.choose(texts, captions, seed)
     usable = np.array([bool(of_image) for of_image in texts])
     problems += (empty := [f"{names[row]}: no caption, left out" for row in np.flatnonzero(~usable)])
-    _refuse_if(strict, empty)
+    refuse_if(strict, empty)
     mean = captions == "mean" and max(map(len, texts), default=0) > 1
     sources = collection.images.files if isinstance(collection.images, Pictures) else collection.images
     if not usable.all():
@@ -92,7 +92,7 @@ def make_dataset(out: Path, collection: Collection, encoders: Sequence[str] = (k
     files = chunks.encode(sources, list(itertools.compress(texts, usable)), list(itertools.compress(names, usable)),
                           found, mean, strict, partial)
     kept, of_pictures = _kept(files, usable)
-    _refuse_if(strict, of_pictures)
+    refuse_if(strict, of_pictures)
     _report(out, [*collection.problems, *problems, *of_pictures], int((~kept).sum()), len(kept))
     rows = _rows(out, collection, texts, kept, mean)
     for number, (each, path) in enumerate(zip(found, outs)):
@@ -115,7 +115,8 @@ def files_of(out: Path, encoders: Sequence[str]) -> list[Path]:
     return [out.with_name(f"{out.stem}-{name}.h5") for name in short]
 
 
-def _refuse_if(strict: bool, problems: list[str]) -> None:
+def refuse_if(strict: bool, problems: list[str]) -> None:
+    """Raise InputError, with the first of the problems, if there are any and ``strict`` is asked for."""
     if strict and problems:
         raise InputError(f"--strict: {len(problems):,} problems, the first is {problems[0]}")
 

@@ -29,8 +29,8 @@ MIN_COSINE = 0.999  # of a feature in half precision with the same in full; as f
 class Encoder:
     """Makes the features of one modality. Called with items, it gives their features, (n, d) float32."""
 
-    prepare: Callable[[Any], Any]  # of one item, a picture (PIL image or file) or a text, what ``encode`` takes; called
-    # in several threads at once
+    # Of one item, a picture (PIL image or file) or a text, what ``encode`` takes; called in several threads at once
+    prepare: Callable[[Any], Any]
     encode: Callable[[list], np.ndarray]  # of a batch of prepared items the features, (b, d) float32
     batch: int  # the largest b
 
