@@ -95,6 +95,17 @@ def rankings(model: HashModel, query: dict[str, list[Tensor]], retrieval: dict[s
             for bits, code in model.split(sides[asked]).items()}
 
 
+def labels_of(split: Split, protocol: str, side: int, part: slice = slice(None)) -> Tensor:
+    """The labels of the codes on a side of DIRECTIONS, (rows, c): a row an image that is alone, else a row a text.
+
+    Args:
+        part: the images of the split that are meant.
+    """
+    if protocol == "unpaired" and side == 0:
+        return split.label[part]
+    return split.text_label[split.texts_of(part)]
+
+
 def by_length(model: HashModel, data: Dataset, ranked: dict[tuple[int, str, str], tuple[np.ndarray, np.ndarray]],
               figures: Callable[[np.ndarray], dict], part: slice = slice(None)) -> dict[str, dict]:
     """``figures`` of the histogram of each of the :func:`rankings`, ``["16"]["unpaired"]["i2t"]``; without labels none.
@@ -104,18 +115,16 @@ def by_length(model: HashModel, data: Dataset, ranked: dict[tuple[int, str, str]
     """
     if not data.num_classes:
         return {str(bits): {} for bits in model.hash_lens}
-    several = data.query.texts is not None or data.retrieval.texts is not None
-    groups: dict[tuple[bool, bool], list[tuple[int, str, str]]] = {}  # by whether query and item are an image alone
-    for ranking in ranked:
-        _, protocol, direction = ranking
-        alone = tuple(several and protocol == "unpaired" and side == 0 for side in DIRECTIONS[direction])
-        groups.setdefault(alone, []).append(ranking)
-    found = {}
-    for alone, group in groups.items():
-        labels = [rows.label[some] if image else rows.text_label[rows.texts_of(some)] for rows, some, image
-                  in zip((data.query, data.retrieval), (slice(None), part), alone)]
-        histograms = metric.hamming_histograms([ranked[ranking] for ranking in group], *labels)
-        found |= {ranking: figures(histogram) for ranking, histogram in zip(group, histograms)}
+    groups: dict[tuple[int, ...], list[tuple[int, str, str]]] = {}  # as many queries and items are the same ones
+    for ranking, codes in ranked.items():
+        groups.setdefault(tuple(map(len, codes)), []).append(ranking)
+    histograms: dict[tuple[int, str, str], np.ndarray] = {}
+    for group in groups.values():
+        _, protocol, direction = group[0]
+        asked, item = DIRECTIONS[direction]
+        labels = labels_of(data.query, protocol, asked), labels_of(data.retrieval, protocol, item, part)
+        histograms |= zip(group, metric.hamming_histograms([ranked[ranking] for ranking in group], *labels))
+    found = {ranking: figures(histograms[ranking]) for ranking in ranked}  # in one order in all processes
     return {str(bits): {protocol: {direction: dict(found.get((bits, protocol, direction))
                                                    or found[bits, protocol, "i2t"])
                                    for direction in DIRECTIONS} for protocol in ("unpaired", "paired")}
@@ -140,8 +149,8 @@ def evaluate_codes(model: HashModel, data: Dataset, scale: float) -> dict[str, d
     figures = by_length(model, data, rankings(model, query, retrieval),
                         lambda histogram: metric.maps_from_histogram(processes.total(histogram)), part)
     for bits, images, texts in zip(model.hash_lens, *(model.split(side).values() for side in query["unpaired"])):
-        figures[str(bits)]["partners"] = metric.partner_recall(images.numpy(), texts.numpy(),
-                                                                        image_of_text=data.query.image_of_text.numpy())
+        figures[str(bits)]["partners"] = metric.partner_recall(
+            images.numpy(), texts.numpy(), image_of_text=data.query.image_of_text.numpy())
     signs = torch.stack([side.sum(dim=0) for side in retrieval["unpaired"]])  # of images and of texts
     sums = np.stack([processes.total(error), np.abs(processes.total(signs.numpy())).sum(axis=0)])
     items = len(data.retrieval) + len(data.retrieval.text)
@@ -158,11 +167,10 @@ def evaluate_real(model: FusionModel, data: Dataset) -> dict[str, dict]:
     for protocol, sides in query.items():
         figures[protocol] = {}
         for direction, (asked, item) in DIRECTIONS.items():
-            (label, queries), (items, _) = (
-                (rows.label[some], len(rows)) if protocol == "unpaired" and side == 0 else
-                (rows.text_label[rows.texts_of(some)], len(rows.text))
-                for rows, some, side in ((data.query, part, asked), (data.retrieval, slice(None), item)))
-            found = metric.evaluate_cosine(sides[asked].numpy(), retrieval[protocol][item].numpy(), label, items)
+            queries = len(labels_of(data.query, protocol, asked))
+            found = metric.evaluate_cosine(sides[asked].numpy(), retrieval[protocol][item].numpy(),
+                                           labels_of(data.query, protocol, asked, part),
+                                           labels_of(data.retrieval, protocol, item))
             sums = processes.total(np.array(list(found.values())) * len(sides[asked]))
             figures[protocol][direction] = dict(zip(found, (sums / queries).tolist()))
     return figures
