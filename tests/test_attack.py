@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
 
+from attack.__main__ import attack
+from attack.formats import FORMATS
 from attack.hostile_pickles import HOSTILE
-from common.errors import InputError
+from common.errors import InputError, one_line
 from formats import hdf5_structure
 from load_data import load_dataset
 
@@ -21,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 READ_ALL = """
 import json, resource, sys, time
 from pathlib import Path
-from common.errors import InputError
+from common.errors import InputError, one_line
 from formats.pickles import read_pickle
 
 megabytes = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
@@ -85,3 +88,23 @@ def test_a_reader_of_hdf5_that_dies_is_started_again(tmp_path, monkeypatch):
         hdf5_structure.check_structure(crashing)
     monkeypatch.undo()
     hdf5_structure.check_structure(sound)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs Linux's /dev/full")
+def test_a_full_standard_error_leaves_the_status(tmp_path):
+    with open("/dev/full", "w") as full:
+        result = subprocess.run([sys.executable, "load_data.py", str(tmp_path / "none")], cwd=ROOT, stderr=full)
+    assert result.returncode == 2
+
+
+def test_long_names_are_shortened_in_the_middle():
+    line = one_line(f"no data set '{'x' * 2000}yz': found\nnothing; expected one")
+    assert len(line) < 200 and line.startswith("no data set 'xxx") and line.endswith("xyz': found nothing; expected one")
+    assert len(one_line("word " * 2000)) == 400
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_damaged_files_are_read_or_refused_in_one_line(name):
+    outcome = attack(name, first=0, count=60, until=time.monotonic() + 100)
+    assert outcome.examples == {}
+    assert sum(outcome.values()) > 20, "too slow to test anything"
