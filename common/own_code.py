@@ -1,8 +1,9 @@
 """Classes of one's own, named on a command line: ``FILE.py:Class``, or ``package.module:Class`` of an installed package.
 
 A name is *pinned* with a digest of the code behind it, ``FILE.py:Class@1f0c...``: of the file and of all that it imports
-from its own folder and from this project (common/code_files.py), not of packages in site-packages. A run keeps the pinned name among its settings, so
-that edited code is another setting. Only :func:`load` runs code; it is for names that the user gave.
+from its own folder and from this project (common/code_files.py); of a package in site-packages it is that of the one
+file. A run keeps the pinned name among its settings, so that edited code is another setting. Only :func:`load` runs
+code; it is for names that the user gave.
 """
 
 from __future__ import annotations
