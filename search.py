@@ -329,7 +329,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     less = command(remove, "remove items from an index")
     change = command(update, "give items of an index new features, captions, or both; what isn't given stays")
     for child in (less, change):
-        child.add_argument("--ids", nargs="+", required=True, metavar="N", help="ids of items, or one .npy file of them")
+        child.add_argument("--ids", nargs="+", required=True, metavar="N",
+                           help="ids of items, or one .npy file of them")
     for child in (make, more, change):
         for side in ("image", "text"):
             child.add_argument(f"--{side}_features", type=Path, metavar="FILE.npy",
@@ -350,8 +351,8 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
                      help="the model for --text or --image, if it isn't where the data set says: a name on Hugging "
                           "Face's hub or a folder")
     order = ask.add_mutually_exclusive_group()
-    order.add_argument("--rerank", type=int, metavar="N", help="re-order the best N by the real-valued query against the "
-                                                               "binary codes")
+    order.add_argument("--rerank", type=int, metavar="N", help="re-order the best N by the real-valued query against "
+                                                               "the binary codes")
     order.add_argument("--rescore", type=int, metavar="N", help="re-order the best N by the real-valued query against "
                                                                 "the stored outputs; needs build --rescore int8")
     ask.add_argument("--coarse", type=int, metavar="N", help="find candidates by the first N bits, and order only "

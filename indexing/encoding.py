@@ -73,8 +73,8 @@ def numpy_heads(model: HashModel) -> Heads | None:
     """The model's heads in NumPy; None if they don't compute what it does: with UCMFH's transformer, or if ``model.py``
     has been changed since.
 
-    The two are compared on random features. Where x is within rounding of 0 they may differ in the sign, hence in a bit.
-    Raises InputError for outputs of the model that are not finite.
+    The two are compared on random features. Where x is within rounding of 0 they may differ in the sign, hence in a
+    bit. Raises InputError for outputs of the model that are not finite.
     """
     if model.FuseTrans is not None:
         return None
@@ -82,9 +82,9 @@ def numpy_heads(model: HashModel) -> Heads | None:
     probes = {name: random.normal(size=(PROBES, width)).astype(np.float32) for name, width in widths_of(model).items()}
     for features in ({"image": probes["image"]}, {"text": probes["text"]}, probes):
         expected = encode_rows(model, features, np.arange(PROBES))
-        # codes, too: a head's forward decides them, and x is what it says it was
-        if not (np.allclose(heads.encode(features).x, expected.x, rtol=TOLERANCE, atol=TOLERANCE)
-                and np.array_equal(expected.codes, metric.sign_codes(expected.x))):
+        x = heads.encode(features).x
+        same = np.allclose(x, expected.x, rtol=TOLERANCE, atol=TOLERANCE)
+        if not same or not np.array_equal(expected.codes, metric.sign_codes(expected.x)):  # forward gives both
             return None
     return heads
 
@@ -109,7 +109,9 @@ def write_codes(version: NewVersion, model: HashModel, features: Mapping[str, np
 
     It resumes where an interrupted build stopped, unless the features of an item that was encoded have changed since.
     """
-    files = {"codes.npy": (np.uint8, -(-model.width // 8))} | ({"outputs.npy": (np.int8, model.width)} if outputs else {})
+    files = {"codes.npy": (np.uint8, -(-model.width // 8))}
+    if outputs:
+        files["outputs.npy"] = np.int8, model.width
     done, read = version.done, hashlib.sha256()
     for rows in chunks(order[:done], CHUNK_ROWS):
         _update(read, features, rows)

@@ -1,4 +1,4 @@
-"""Features of items and queries, checked, and what becomes of them: codes, and the real-valued x that these are signs of.
+"""Features of items and queries, checked, and what becomes of them: codes, and the real-valued x whose signs they are.
 
 Nothing here needs PyTorch.
 """

@@ -414,8 +414,8 @@ class Index:
                 if best < topk:
                     raise InputError(f"{name} {best}: expected at least topk, which is {topk}")
         if rescore is not None and self.outputs is None:
-            raise InputError(f"rescore {rescore}: {self.folder} doesn't hold the real-valued outputs of its items; build "
-                             f"it again with --rescore int8")
+            raise InputError(f"rescore {rescore}: {self.folder} doesn't hold the real-valued outputs of its items; "
+                             f"build it again with --rescore int8")
         bits, wanted, score = self.check_length("bits", bits), rerank or rescore or topk, None
         fine = queries.first_bits(bits)
         if coarse is None:

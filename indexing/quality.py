@@ -63,17 +63,22 @@ def measure(index: Index, data: Dataset, modality: str, rerank: Sequence[int], b
     if labelled:
         averaged = metric.mean_average_precision(queries.codes, items.codes, labels, item_labels, TOPK)
     measured = [Quality("Hamming, ties averaged", averaged, None)]
-    rankings = [("Hamming, ties by id", {})]
-    for done, numbers in (("rerank", rerank), ("rescore", rescore)):
-        rankings += [(f"the best {number:,} {done.removesuffix('e')}ed", {done: number})
-                     for number in numbers if number <= len(index)]
-    for ranking, options in rankings:
+    for ranking, options in rankings(index, rerank, rescore):
         hits = index.query_encoded(whole, TOPK, bits=bits, **options)
         rows = np.where(hits.id == NO_ID, -1, np.searchsorted(index.ids, hits.id))
         recall = np.mean([np.isin(best, found[:RECALL_TOPK]).mean() for best, found in zip(nearest, rows)])
         measured.append(Quality(ranking, _map(rows, labels, item_labels) if labelled else None, float(recall),
                                 tied(hits)))
     return measured
+
+
+def rankings(index: Index, rerank: Sequence[int], rescore: Sequence[int]) -> list[tuple[str, dict[str, int]]]:
+    """The rankings that :meth:`Index.query` gives, by name, and what it has to be asked for each."""
+    found = [("Hamming, ties by id", {})]
+    for option, numbers in (("rerank", rerank), ("rescore", rescore)):
+        found += [(f"the best {number:,} {option.removesuffix('e')}ed", {option: number})
+                  for number in numbers if number <= len(index)]
+    return found
 
 
 def tied(hits: Hits) -> float:
