@@ -461,7 +461,8 @@ def billion(evidence: Evidence) -> list[str]:
         batch = list(measurement["figures"][0]["queries_per_second"])[1]
         return [f"{shards:,} shards of {size:,} codes; a process is one of {of('thread', threads)}.", "",
                 *table(["bits", "index", "codes and index, GB", "outputs, GB", "a query in one process, s",
-                        f"processes for {SECONDS:g} s", f"queries/s of these, {batch} at a time", "recall@10"], found, 2)]
+                        f"processes for {SECONDS:g} s", f"queries/s of these, {batch} at a time", "recall@10"],
+                       found, 2)]
 
     return measured(rows, evidence.search, "search.json", "search")
 

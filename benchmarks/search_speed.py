@@ -233,6 +233,9 @@ def reranking(path: Path, dataset: str, data_dir: str, folder: Path) -> list[dic
                 row["queries_per_second"] = speed(
                     lambda i: index.query_encoded(singles[i % len(singles)], TOPK, **how))
             rows.append(row)
+            if found.recall_at_10 is not None:
+                print(f"{index.bits} bits, {query} queries, {found.ranking}: recall@10 {found.recall_at_10:.3f}, 10 "
+                      f"tied {found.tied_at_10:.1%}, {row['queries_per_second']:,.0f} queries/s one at a time", flush=True)
     return rows
 
 

@@ -52,7 +52,7 @@ class Flat:
 
     def __init__(self, codes: np.ndarray, first_row: int = 0):
         self.codes, self.first_row = codes, first_row
-        self.scanned = 0  # pairs of codes compared by NumPy
+        self.scanned = 0  # pairs of codes compared by NumPy, in place of the compiled loops
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Searcher.nearest`; exact. (q, min(topk, n))."""
@@ -60,8 +60,8 @@ class Flat:
         if not topk or not len(queries):
             return np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
         pairs = len(queries) * len(self.codes)
-        if "numba" not in sys.modules and self.scanned + pairs <= MAX_SCANNED:
-            self.scanned += pairs
+        if "numba" not in sys.modules and (pairs <= SCAN_BLOCK or self.scanned + pairs <= MAX_SCANNED):
+            self.scanned += pairs if pairs > SCAN_BLOCK else 0  # NumPy is as fast at so few
             return self._scan(queries, topk)
         from common.hamming_loops import in_threads, num_threads
 

@@ -1010,7 +1010,7 @@ print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"""
                               timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert done.returncode == 0, done.stderr
         *printed, loaded, seconds = done.stdout.splitlines()
-        assert not loaded and float(seconds) < 1.5  # measured: 0.5 s
+        assert not loaded and float(seconds) < 1  # 0.5 on 2 busy cores
         hits = made.query_radius(text=data.query.text, radius=3) if "--radius" in more else made.query(
             text=data.query.text, topk=int(more[1]) if "--topk" in more else 10,
             rescore=20 if "--rescore" in more else None).each()
@@ -1267,7 +1267,7 @@ def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, cap
     checkpoint.save_model("model.pth", HashModel(IMAGE, TEXT, [16, 32, 64], hidden=16, nested=True))
     block = block.replace("checkpoints/hash/openmoji_hash.pth", "model.pth")
     exec(compile(block, "docs/search.md", "exec"), {})
-    assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS + QUERIES
+    assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS  # the queries came and went
 
 
 @pytest.mark.parametrize("width", [40, 41, 42, 43])
