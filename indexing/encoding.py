@@ -60,13 +60,24 @@ def encode_rows(model: HashModel, features: Mapping[str, np.ndarray], rows: np.n
     return Encoded(metric.sign_codes(codes), x)
 
 
-def encode(model: HashModel, features: Mapping[str, np.ndarray], progress: Progress = lambda items: None) -> Encoded:
+def encode(model: HashModel, features: Mapping[str, np.ndarray]) -> Encoded:
     """Encode all rows. Raises InputError as :func:`encode_rows`."""
+    parts = [encode_rows(model, features, rows) for rows in chunks(np.arange(row_count(features)), CHUNK_ROWS)]
+    return Encoded(*map(np.concatenate, zip(*parts)))
+
+
+def stored_rows(model: HashModel, features: Mapping[str, np.ndarray], outputs: bool,
+                progress: Progress) -> tuple[np.ndarray, np.ndarray | None]:
+    """What ``codes.npy``, and with ``outputs`` ``outputs.npy``, are to hold of all rows. Raises InputError as
+    :func:`encode_rows`.
+    """
     parts = []
     for rows in chunks(np.arange(row_count(features)), CHUNK_ROWS):
-        parts.append(encode_rows(model, features, rows))
+        encoded = encode_rows(model, features, rows)
+        parts.append((encoded.packed, encoded.outputs) if outputs else (encoded.packed,))
         progress(len(rows))
-    return Encoded(*map(np.concatenate, zip(*parts)))
+    codes, *x = map(np.concatenate, zip(*parts))
+    return codes, x[0] if outputs else None
 
 
 def numpy_heads(model: HashModel) -> Heads | None:
