@@ -141,6 +141,25 @@ def count_rivals(image, text, image_limit, text_limit, first, last, of_image, of
 
 
 @compiled
+def count_shared_labels(query, item, query_label, item_label, first, counts):
+    """Count, for some queries, the items at each distance by the number of labels that they share with the query.
+
+    Args:
+        query, item, query_label, item_label: as for :func:`count_distances`, of one ranking.
+        first: the first of the queries.
+        counts: int64 (queries, bits + 1, labels + 1); an item adds 1 at [query - first, distance, shared labels].
+    """
+    for i in range(len(counts)):
+        for j in range(item.shape[1]):
+            shared, apart = np.uint64(0), np.uint64(0)
+            for word in range(len(item_label)):
+                shared += bit_count(item_label[word, j] & query_label[word, first + i])
+            for word in range(len(item)):
+                apart += bit_count(item[word, j] ^ query[word, first + i])
+            counts[i, apart, shared] += 1
+
+
+@compiled
 def find_nearest(query, item, words, block, distance, row):
     """Find the items nearest to each query, sorted by distance and, among equal distances, by row.
 
