@@ -23,7 +23,7 @@ from typing import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from common.hamming_loops import compiled, count_distances, in_threads
+from common.hamming_loops import compiled, count_distances, count_rivals, count_shared_labels, in_threads
 
 try:
     from common.errors import InputError
@@ -32,6 +32,8 @@ except ModuleNotFoundError:  # this file was copied into another project
 
 MAX_BITS = 32767  # of a code: twice a distance must fit 16 bits
 COSINE_DECIMALS = 12  # cosines that are equal to so many decimals count as equal
+_CELLS = 1 << 18  # of the counts of graded relevance that are held at once
+_PAIRS_A_QUERY = 2048  # whose comparison takes about as long as the average precision of a query, from its histogram
 _ROWS = 32768  # rows packed at once, so that the scratch memory stays in the cache however large the database is
 
 
@@ -127,13 +129,30 @@ def map_from_histogram(histogram: ArrayLike, topk: int | None = None) -> float:
     divisor is the number of relevant items among them (0 if there are none), as in UCMFH. The group that the
     cut falls into is averaged over the hypergeometric number of relevant items in the places left. Raises InputError.
     """
+    return float(average_precision_by_query(histogram, topk).mean())
+
+
+def average_precision_by_query(histogram: ArrayLike, topk: int | None = None) -> np.ndarray:
+    """The expected average precision of each query, (queries,), whose mean is ``map_from_histogram``.
+
+    Raises InputError.
+    """
     histogram = _check_histogram(histogram)
     limit = int(histogram[0].sum())
-    topk = limit if topk is None else min(_positive("topk", topk), limit)
-    harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, limit + 1))))
-    precision = np.empty(len(histogram))
-    _average_precision(histogram, topk, harmonic, precision)
-    return float(precision.mean())
+    return _by_query(histogram, limit, limit if topk is None else min(_positive("topk", topk), limit))
+
+
+def map_within_radius(histogram: ArrayLike, radius: int = 2) -> float:
+    """Tie-aware mAP over the items within a Hamming radius, of a histogram from ``hamming_histogram``.
+
+    The average precision of a query is that of the ranking of the items at most ``radius`` bits away, divided by the
+    number of relevant items among these; a query that has no relevant item there scores 0. Ties are averaged as in
+    ``map_from_histogram``. Raises InputError.
+    """
+    histogram = _check_histogram(histogram)
+    within = np.ascontiguousarray(histogram[:, :_whole("radius", radius, least=0) + 1])
+    limit = int(histogram[0].sum())
+    return float(_by_query(within, limit, limit).mean())
 
 
 def precision_at_n(histogram: ArrayLike, ns: Iterable[int]) -> np.ndarray:
@@ -181,7 +200,47 @@ def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: A
 
 def maps_from_histogram(histogram: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """``map_from_histogram`` at each cut of ``topks``, by name, as in :func:`evaluate`. Raises InputError."""
-    return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
+    histogram = _check_histogram(histogram)
+    limit = int(histogram[0].sum())
+    cuts = [limit if topk is None else min(_positive("topk", topk), limit) for topk in topks]
+    return {"map" if topk is None else f"map@{topk}": float(_by_query(histogram, limit, cut).mean())
+            for topk, cut in zip(topks, cuts)}
+
+
+def ndcg(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike, retrieval_labels: ArrayLike,
+         topks: Sequence[int] = (50, 1000)) -> dict[str, float]:
+    """Normalised discounted cumulative gain at each cut of ``topks``: ``{"ndcg@50": ..., "ndcg@1000": ...}``.
+
+    The relevance r of an item is the number of labels that it shares with the query; its gain is 2^r - 1 (Burges et
+    al., ICML 2005), discounted by 1 / log2(p + 1) in place p, 1 the first. The sum over the first ``topk`` places is
+    divided by the one that the best order of the whole database gives. In each place of a tie group the expected gain is the
+    mean of the group (McSherry & Najork, ECIR 2008); this is exact, since the divisor doesn't depend on the order.
+
+    The arguments are those of ``hamming_histogram``. Raises InputError.
+    """
+    (query,), (retrieval,), query_labels, retrieval_labels, (bits,) = _pack_all(
+        [(query_codes, retrieval_codes)], query_labels, retrieval_labels)
+    queries, items = query.shape[1], retrieval.shape[1]
+    cuts = [min(_positive("topk", topk), items) for topk in topks]
+    grades = 1 + min(int(np.bitwise_count(labels).sum(axis=0).max()) for labels in (query_labels, retrieval_labels))
+    gain = np.exp2(np.arange(grades) - float(grades)) - np.exp2(-float(grades))  # scaled, so that none overflows
+    discount = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(2, items + 2)))))  # summed over the first places
+    found = np.empty((len(cuts), queries))
+    rows = max(1, _CELLS // ((bits + 1) * grades))
+
+    def of_some(some: slice) -> None:
+        for start in range(some.start, some.stop, rows):
+            block = slice(start, min(start + rows, some.stop))
+            count = np.zeros((block.stop - start, bits + 1, grades), np.int64)
+            count_shared_labels(query, retrieval, query_labels, retrieval_labels, start, count)
+            best = count.sum(axis=1)[:, ::-1]
+            for row, cut in enumerate(cuts):
+                ideal = _gained(best, best * gain[::-1], discount, cut)
+                gained = _gained(count.sum(axis=2), count @ gain, discount, cut)
+                found[row, block] = np.divide(gained, ideal, out=np.zeros(len(ideal)), where=ideal > 0)
+
+    in_threads(of_some, queries, queries * items)
+    return {f"ndcg@{topk}": float(row.mean()) for topk, row in zip(topks, found)}
 
 
 def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayLike, retrieval_labels: ArrayLike,
@@ -236,16 +295,19 @@ def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 
     own = (images[owner] != texts).sum(axis=1)  # the distance of each text from its image
     best = np.minimum.reduceat(own, first)
     right = np.add.reduceat(own == best[owner], first)  # texts of an image that are as near as its nearest
-    packed = pack_codes(images), pack_codes(texts)
-    nearer, tied = ([np.zeros(len(images)), np.zeros(len(texts))] for _ in range(2))
-    for some in (slice(start, start + 256) for start in range(0, len(images), 256)):
-        distance = hamming_distance(packed[0][some], packed[1])
-        for count, compare in ((nearer, np.less), (tied, np.equal)):
-            count[0][some] = compare(distance, best[some, None]).sum(axis=1)
-            count[1] += compare(distance, own).sum(axis=0)
+    sides = [_words(pack_codes(side)) for side in (images, texts)]
+    limits = [limit.astype(np.int32) for limit in (best, own)]
+    of_image = np.zeros((2, len(images)), np.int64)
+
+    def count(some: slice) -> np.ndarray:
+        of_text = np.zeros((2, len(texts)), np.int64)  # of each thread its own
+        count_rivals(*sides, *limits, some.start, some.stop, of_image, of_text)
+        return of_text
+
+    of_text = sum(in_threads(count, len(images), len(images) * len(texts)))
     partners = right, np.ones(len(texts))
-    return {direction: {f"recall@{k}": float(_chance_of_one(*counts, k).mean()) for k in ks}
-            for direction, counts in zip(("i2t", "t2i"), zip(nearer, tied, partners))}
+    return {direction: {f"recall@{k}": float(_chance_of_one(*counts, right, k).mean()) for k in ks}
+            for direction, counts, right in zip(("i2t", "t2i"), (of_image, of_text), partners)}
 
 
 def _chance_of_one(before, size, right, k):
@@ -329,17 +391,39 @@ def saturation(x: ArrayLike, threshold: float = 0.9) -> float:
 # ---------------------------------------------------------------------------------------------- internals
 
 
-@compiled
+def _by_query(histogram, limit, topk):
+    """Expected average precision of each query, (queries,); no query has more than ``limit`` items."""
+    harmonic = np.concatenate(([0.0], np.cumsum(1 / np.arange(1, limit + 1))))
+    precision = np.empty(len(histogram))
+    _average_precision(histogram, topk, harmonic, precision)
+    return precision
+
+
+def _gained(size, gain, discount, cut):
+    """The discounted gain of the first ``cut`` places, (queries,), of tie groups in order: sizes and summed gains."""
+    end = size.cumsum(axis=1)
+    places = discount[np.minimum(end, cut)] - discount[np.minimum(end - size, cut)]
+    return (places * gain / np.maximum(size, 1)).sum(axis=1)
+
+
 def _average_precision(histogram, topk, harmonic, precision):
     """Expected average precision of each query, (queries,); the formulas are in ``map_from_histogram``."""
-    for query in range(len(histogram)):
+    in_threads(lambda some: _average_precision_of(some.start, some.stop, histogram, topk, harmonic, precision),
+               len(histogram), len(histogram) * _PAIRS_A_QUERY)
+
+
+@compiled
+def _average_precision_of(first, last, histogram, topk, harmonic, precision):
+    for query in range(first, last):
         gain, found, before, left, cut = 0.0, 0, 0, topk, -1
         for distance in range(histogram.shape[1]):
-            size, relevant = histogram[query, distance].sum(), histogram[query, distance, 1]
+            relevant = histogram[query, distance, 1]
+            size = histogram[query, distance, 0] + relevant
             if size > left:
                 cut = distance
                 break
-            gain += _group_gain(size, relevant, before, found, harmonic)
+            if relevant:  # others add nothing, and most distances of long codes have no items
+                gain += _group_gain(size, relevant, before, found, harmonic)
             found, before, left = found + relevant, before + size, left - size
         if cut < 0:
             precision[query] = gain / max(found, 1)
@@ -472,12 +556,16 @@ def _finite(x):
 
 
 def _positive(name, value):
+    return _whole(name, value, least=1)
+
+
+def _whole(name, value, least):
     try:
         number = operator.index(value)
     except TypeError:
-        number = 0
-    if number < 1:
-        raise InputError(f"{name}: found {value!r}, expected a whole number of at least 1")
+        number = least - 1
+    if number < least:
+        raise InputError(f"{name}: found {value!r}, expected a whole number of at least {least}")
     return number
 
 

@@ -103,4 +103,4 @@ def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[st
     (images, found_texts), (texts, found_images) = (ranked[longest, "unpaired", direction]
                                                     for direction in evaluation.DIRECTIONS)
     return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},
-            [images, texts, found_images, found_texts])
+            [side.numpy() for side in (images, texts, found_images, found_texts)])

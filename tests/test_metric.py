@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sklearn.metrics import average_precision_score
+from sklearn.metrics import average_precision_score, ndcg_score
 
 from common import hamming_loops
 import metric
@@ -172,6 +172,60 @@ def test_map_is_the_mean_of_each_query():
     for topk in (None, 1500):
         each = [metric.map_from_histogram(row[None], topk) for row in histogram]
         assert metric.map_from_histogram(histogram, topk) == pytest.approx(np.mean(each), abs=1e-13)
+
+
+@settings(max_examples=100, deadline=None)
+@given(small_problems(), st.integers(0, 3))
+def test_map_within_a_radius_is_the_mean_over_all_tie_orders_of_what_lies_there(problem, radius):
+    query_codes, codes, query_labels, labels = problem
+
+    def score(code, label):
+        near = [each for each in zip(*distances_and_relevance(code, label, codes, labels)) if each[0] <= radius]
+        return mean(map(average_precision, tie_orders(*zip(*near)))) if near else 0.0
+
+    found = metric.map_within_radius(metric.hamming_histogram(*problem), radius)
+    assert found == pytest.approx(mean(map(score, query_codes, query_labels)), abs=1e-12)
+
+
+def test_the_precision_of_each_query_is_what_the_map_is_the_mean_of():
+    histogram = metric.hamming_histogram(*random_problem(9, 60, 6, 3))
+    for topk in (None, 5):
+        alone = [metric.map_from_histogram(histogram[row:row + 1], topk) for row in range(9)]
+        assert metric.average_precision_by_query(histogram, topk).tolist() == alone
+        assert metric.map_from_histogram(histogram, topk) == np.mean(alone)
+
+
+@settings(max_examples=100, deadline=None)
+@given(small_problems(), st.integers(1, 7))
+def test_ndcg_is_the_mean_over_all_tie_orders(problem, topk):
+    query_codes, codes, query_labels, labels = problem
+
+    def gained(grades):
+        return sum((2 ** grade - 1) / math.log2(place + 1) for place, grade in enumerate(grades[:topk], start=1))
+
+    def score(code, label):
+        grades = (labels @ label).tolist()
+        distance, _ = distances_and_relevance(code, label, codes, labels)
+        best = gained(sorted(grades, reverse=True))
+        return mean(gained(order) / best for order in tie_orders(distance, grades)) if best else 0.0
+
+    found = metric.ndcg(*problem, topks=[topk])
+    assert found == {f"ndcg@{topk}": pytest.approx(mean(map(score, query_codes, query_labels)), abs=1e-12)}
+
+
+@pytest.mark.parametrize("bits, classes", [(5, 3), (16, 70), (130, 130)])
+def test_ndcg_of_large_tie_groups_is_scikit_learns(bits, classes, monkeypatch):
+    monkeypatch.setattr(metric, "_CELLS", 1000)  # few queries at a time
+    problem = query_codes, codes, query_labels, labels = random_problem(7, 900, bits, classes)
+    gain, nearness = 2.0 ** (query_labels @ labels.T) - 1, query_codes @ codes.T
+    assert metric.ndcg(*problem, topks=(1, 50, 5000)) == {
+        f"ndcg@{topk}": pytest.approx(ndcg_score(gain, nearness, k=topk), rel=1e-10) for topk in (1, 50, 5000)}
+
+
+def test_ndcg_of_a_thousand_shared_labels_does_not_overflow():
+    labels = np.ones((2, 3000), int)
+    labels[1, 1:] = 0  # the second item shares one label, and is nearer
+    assert metric.ndcg([[1, 1]], [[1, -1], [1, 1]], labels[:1], labels)["ndcg@50"] == pytest.approx(1 / math.log2(3))
 
 
 # ------------------------------------------------------------------------------------------------- histograms
@@ -435,6 +489,8 @@ def test_what_is_not_a_histogram_is_refused(histogram):
 
 
 def test_other_bad_arguments():
+    with pytest.raises(InputError, match="radius: found -1, expected a whole number of at least 0"):
+        metric.map_within_radius(np.ones((1, 2, 2), int), -1)
     with pytest.raises(InputError, match="N: found 0"):
         metric.precision_at_n(metric.hamming_histogram(**GOOD), [1, 0])
     for outputs in ([[0.1, np.nan]], [[np.inf, 0.1]]):
