@@ -12,7 +12,7 @@ FIGURES = {  # labels of figures
     "if x were normal": "若 x 服从正态分布", "reference: the schedule": "参考值：设定的 scale",
     "reference: (a) the schedule, (b), (c) normal x, (d) fair signs":
         "参考值：(a) 设定的 scale，(b)、(c) 正态分布的 x，(d) 正负各半",
-    "linear up to {:g}, logarithmic above": "{:g} 以下为线性刻度，以上为对数刻度",
+    "linear to {:g}, log above": "{:g} 以下线性，以上对数",
     "axis from {:g}, not 0": "纵轴从 {:g} 起，而非 0", "mean ± s.d., {} seeds": "均值 ± 标准差，{} 个随机种子",
     "{} bits": "{} 比特", "codes of {} bits": "{} 比特的码", "epoch {}, scale {:.2f}": "第 {} 轮，scale {:.2f}",
     "share with |code| > 0.9": "|码值| > 0.9 的占比", "mean of (|code| - 1)²": "(|码值| - 1)² 的均值",

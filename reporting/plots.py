@@ -210,7 +210,7 @@ def _statement(axis: Axis) -> str:
     """What the reader of an axis has to know of its scale; empty if it is an ordinary one."""
     low, _ = axis.get_view_interval()
     if axis.get_scale() == "symlog":
-        return tr("linear up to {:g}, logarithmic above").format(axis.get_transform().linthresh)
+        return tr("linear to {:g}, log above").format(axis.get_transform().linthresh)
     if axis.get_scale() == "log":
         return tr("logarithmic")
     return tr("axis from {:g}, not 0").format(round(low, 10)) if low > 0 else ""

@@ -159,7 +159,7 @@ def test_axes_say_what_they_do_to_the_numbers_and_panels_are_lettered():
     axes = plots.map_against_epoch({"one": SERIES}).axes[0]
     assert axes.get_ylim()[0] == 0 and axes.get_ylabel() == "mAP@all" and axes.get_title() == "one"
     axes.set_yscale("symlog", linthresh=1)
-    assert plots.finish(axes.figure).axes[0].get_ylabel() == "mAP@all\nlinear up to 1, logarithmic above"
+    assert plots.finish(axes.figure).axes[0].get_ylabel() == "mAP@all\nlinear to 1, log above"
 
 
 @pytest.mark.parametrize("panels", [{}, {"one": {}}, {"one": {"a": {"x": [1], "y": []}}},
