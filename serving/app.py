@@ -23,9 +23,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from common.errors import InputError
 from serving import messages, openapi
 from serving.batches import Batches
-from serving.live_index import PICTURE_FORMATS, LiveIndex, Query, Version
+from serving.live_index import LiveIndex, Query, Version
+from serving.messages import Item, ItemsRequest, ItemsResponse, SearchRequest
 
-SECONDS = 20  # for a request, with sending and receiving it
+SECONDS = 30  # for a request, with receiving and sending
+SECONDS_TO_RECEIVE = 15  # a body
 MAX_JSON_BYTES = 1 << 20
 MAX_PICTURE_BYTES = 20 << 20
 MAX_BYTES_HELD = 256 << 20  # of all requests together that are being received
@@ -57,11 +59,11 @@ class Service:
         """The nearest of a query: a JSON object, or a picture with the other settings in the URL."""
         version, kind = self.live.current(), request.headers.get("content-type", "").partition(";")[0].strip()
         if request.method == "GET":
-            asked, picture = messages.from_parameters(request.query_params), None
+            asked, picture = messages.from_parameters(SearchRequest, request.query_params), None
         elif kind == "application/json":
             asked, picture = messages.from_json(await self._body(request, MAX_JSON_BYTES)), None
         elif kind.startswith("image/") or kind == "application/octet-stream":
-            asked = messages.from_parameters(request.query_params)
+            asked = messages.from_parameters(SearchRequest, request.query_params)
             picture = await self._body(request, MAX_PICTURE_BYTES)
         else:
             raise HTTPException(415, f"Content-Type: found {kind!r:.100}; expected application/json or that of a "
@@ -86,17 +88,24 @@ class Service:
         return await self.encoded[modality]((version, item))
 
     async def _body(self, request: Request, limit: int) -> bytes:
-        """The body. Raises HTTPException if it is larger than ``limit``, or too much is being received."""
+        """The body. Raises HTTPException if it is larger than ``limit``, takes too long, or too much is being received.
+        """
         chunks, size = [], 0
         try:
-            async for chunk in request.stream():
-                size += len(chunk)
-                self.held += len(chunk)
-                if size > limit:
-                    raise HTTPException(413, f"the body: more than {limit:,} bytes", {"Connection": "close"})
-                if self.held > MAX_BYTES_HELD:
-                    raise HTTPException(503, "too much is being received; try again", {"Retry-After": "5"})
-                chunks.append(chunk)
+            async with asyncio.timeout(SECONDS_TO_RECEIVE):
+                if int(request.headers.get("content-length", 0)) > limit:  # before a client is told to go on sending
+                    raise HTTPException(413, f"the body: more than {limit:,} bytes")
+                async for chunk in request.stream():
+                    size += len(chunk)
+                    self.held += len(chunk)
+                    if size > limit:
+                        raise HTTPException(413, f"the body: more than {limit:,} bytes")
+                    if self.held > MAX_BYTES_HELD:
+                        raise HTTPException(503, "too much is being received; try again", {"Retry-After": "5"})
+                    chunks.append(chunk)
+        except TimeoutError:
+            raise HTTPException(408, f"the body: not here within {SECONDS_TO_RECEIVE} seconds",
+                                {"Connection": "close"}) from None
         finally:
             self.held -= size
         return b"".join(chunks)
@@ -105,15 +114,17 @@ class Service:
 
     async def items(self, request: Request) -> Response:
         """Some items in the order of their ids."""
-        version, part = self.live.current(), messages.part(request.query_params)
-        ids = version.index.ids[part.offset:part.offset + part.limit].tolist()
-        return _json({"total": len(version.index), "offset": part.offset,
-                      "items": [messages.Item(*fields) for fields in zip(ids, version.describe(ids))]})
+        version, asked = self.live.current(), messages.from_parameters(ItemsRequest, request.query_params)
+        ids = version.index.ids
+        if asked.filter is not None:
+            ids = ids[await asyncio.to_thread(version.rows, asked.filter)]
+        some = ids[asked.offset:asked.offset + asked.limit].tolist()
+        return _json(ItemsResponse(len(ids), asked.offset, [Item(*fields) for fields in zip(some, version.describe(some))]))
 
     async def item(self, request: Request) -> Response:
         """What the index knows of an item."""
         version, item = self._item(request)
-        return _json(messages.Item(item, version.describe([item])[0]))
+        return _json(Item(item, version.describe([item])[0]))
 
     async def image(self, request: Request) -> Response:
         """The picture of an item, from the folder of the pictures and nowhere else."""
@@ -150,7 +161,7 @@ class Service:
             answer |= {
                 "index": {"items": len(version.index), **{key: about[key] for key in ("version", "written", "kind",
                                                                                       "modality", "bits")},
-                          "lengths": version.index.lengths, "columns": version.columns},
+                          "lengths": version.index.lengths, "rescore": version.rescores, "columns": version.columns},
                 "features": version.widths, "images": self.images is not None and "image_file" in version.columns,
                 "encoders": {modality: "ready" if not isinstance(encoder, InputError) else str(encoder)
                              for modality, encoder in version.encoders.items()}}

@@ -84,6 +84,11 @@ class Version:
         """The size of the features of each modality."""
         return {modality: self.index.model.settings[f"{modality}_dim"] for modality in MODALITIES}
 
+    @property
+    def rescores(self) -> bool:
+        """Whether the index has a real-valued copy to order by."""
+        return getattr(self.index, "outputs", None) is not None
+
     def has(self, item: int) -> bool:
         """Whether there is an item of this id."""
         row = np.searchsorted(self.index.ids, item)
@@ -99,13 +104,12 @@ class Version:
             raise InputError(f"radius {request.radius}: expected 0 to {bits}, the length of the codes")
         for name in ("rerank", "rescore"):
             number = getattr(request, name)
+            if name == "rescore" and number is not None and not self.rescores:
+                raise InputError("rescore: the index has no real-valued copy of its items to order by")
             if number is not None and request.radius is not None:
                 raise InputError(f"{name} and radius: give one of them; a radius has no best N")
             if number is not None and number < (request.topk or 10):
                 raise InputError(f"{name} {number}: expected at least topk, which is {request.topk or 10}")
-        for column in request.filter or ():
-            if column not in self.columns:
-                raise InputError(f"filter: no column {column!r:.100}; the index has {listing(self.columns)}")
 
     # --- searching ------------------------------------------------------------------------------------
 
@@ -146,7 +150,7 @@ class Version:
             return self.index
         key = exact, None if request.filter is None else msgspec.json.encode(request.filter)
         if key not in self.parts:
-            rows = self._rows(request.filter) if request.filter is not None else slice(None)
+            rows = self.rows(request.filter) if request.filter is not None else slice(None)
             self.parts[key] = part = copy.copy(self.index)
             part.codes, part.ids, part.narrow = self.index.codes[rows], self.index.ids[rows], {}
             part.about = {**self.index.about, "kind": "flat", "count": len(part.ids)}
@@ -158,10 +162,12 @@ class Version:
                 del self.parts[next(iter(self.parts))]  # the oldest
         return self.parts[key]
 
-    def _rows(self, wanted: dict) -> np.ndarray:
-        """The rows of the items whose columns have the wanted values."""
+    def rows(self, wanted: dict) -> np.ndarray:
+        """The rows of the items whose columns have the wanted values. Raises InputError if no column can have them."""
         kept = np.ones(len(self.index), bool)
         for name, values in wanted.items():
+            if name not in self.columns:
+                raise InputError(f"filter: no column {name!r:.100}; the index has {listing(self.columns)}")
             column, values = self.index.items[name], values if isinstance(values, list) else [values]
             try:
                 kept &= pc.is_in(column, pa.array(values, column.type)).to_numpy()

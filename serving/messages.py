@@ -16,13 +16,9 @@ MAX_RANKED = 1000  # items in one ranking
 MAX_CHARACTERS = 10_000  # of a text query; encoders look at the first few hundred words
 Checked = TypeVar("Checked")
 Value = str | int | float | bool | None
-
-
-class Part(Struct, forbid_unknown_fields=True):
-    """Which part of a list is asked for."""
-
-    offset: Annotated[int, Meta(ge=0, le=2 ** 63 - 1)] = 0
-    limit: Annotated[int, Meta(ge=0, le=MAX_RANKED)] = 10
+Filter = Annotated[dict[str, Value | list[Value]], Meta(
+    description="take only the items whose columns have these values, or one of the values of a list, such as "
+                '{"category": "animals"}; the others are left out before the search')]
 
 
 class SearchRequest(Struct, forbid_unknown_fields=True, kw_only=True):
@@ -43,12 +39,18 @@ class SearchRequest(Struct, forbid_unknown_fields=True, kw_only=True):
                                                                  "query against the binary codes")] | None = None
     rescore: Annotated[int, Meta(ge=1, le=MAX_RANKED, description="order the best so many again by the real-valued "
                                                                   "copy in the index")] | None = None
-    filter: Annotated[dict[str, Value | list[Value]], Meta(
-        description="search only among the items whose columns have these values, or one of the values of a "
-                    'list: {"category": "animals"}')] | None = None
+    filter: Filter | None = None
     offset: Annotated[int, Meta(ge=0, description="skip the first so many of the ranking")] = 0
     limit: Annotated[int, Meta(ge=0, le=MAX_RANKED, description="answer with so many of the ranking (default: all "
                                                                 "after offset)")] | None = None
+
+
+class ItemsRequest(Struct, forbid_unknown_fields=True, kw_only=True):
+    """Which items are to be listed."""
+
+    filter: Filter | None = None
+    offset: Annotated[int, Meta(ge=0, le=2 ** 63 - 1, description="skip the first so many")] = 0
+    limit: Annotated[int, Meta(ge=0, le=MAX_RANKED, description="list so many")] = 10
 
 
 class Hit(Struct, omit_defaults=True):
@@ -66,6 +68,14 @@ class Item(Struct):
 
     id: int
     columns: msgspec.Raw
+
+
+class ItemsResponse(Struct):
+    """A part of the items, in the order of their ids."""
+
+    total: int
+    offset: int
+    items: list[Item]
 
 
 class SearchResponse(Struct):
@@ -87,19 +97,17 @@ def from_json(body: bytes) -> SearchRequest:
     return _checked(lambda: _DECODER.decode(body))
 
 
-def from_parameters(parameters: Mapping[str, str], **more: Any) -> SearchRequest:
-    """A request from the parameters of a URL, ``filter`` as JSON. Raises HTTPException 400 if they aren't one."""
-    def read() -> SearchRequest:
+def from_parameters(kind: type[Checked], parameters: Mapping[str, str]) -> Checked:
+    """A request of a kind from the parameters of a URL, where ``filter`` and ``features`` are JSON.
+
+    Raises HTTPException 400 if they aren't one.
+    """
+    def read() -> Checked:
         given: dict[str, Any] = dict(parameters)
         for name in {"filter", "features"} & given.keys():
             given[name] = msgspec.json.decode(given[name])
-        return msgspec.convert(given, SearchRequest, strict=False)
+        return msgspec.convert(given, kind, strict=False)
     return _checked(read)
-
-
-def part(parameters: Mapping[str, str]) -> Part:
-    """A part from the parameters of a URL. Raises HTTPException 400 if they aren't one."""
-    return _checked(lambda: msgspec.convert(dict(parameters), Part, strict=False))
 
 
 def words(text: str) -> str:

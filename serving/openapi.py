@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import msgspec
 
-from serving.messages import Error, SearchRequest, SearchResponse
+from serving.messages import Error, Item, ItemsRequest, ItemsResponse, SearchRequest, SearchResponse
 
 
 def _document() -> dict:
-    _, schemas = msgspec.json.schema_components((SearchRequest, SearchResponse, Error),
+    _, schemas = msgspec.json.schema_components((SearchRequest, SearchResponse, ItemsRequest, ItemsResponse, Item, Error),
                                                 ref_template="#/components/schemas/{name}")
     schemas = _without_null(schemas)
-    settings = [{"name": name, "in": "query", "description": field.get("description", ""), **(
-        {"content": {"application/json": {"schema": field}}} if name == "filter" else {"schema": field})}
-        for name, field in schemas["SearchRequest"]["properties"].items() if name != "features"]
+    settings = _parameters(schemas["SearchRequest"])
     found = {"200": _answer("a part of the ranking", "SearchResponse"),
              "4XX": _answer("the request can't be answered", "Error"),
              "5XX": _answer("the service can't answer now", "Error")}
@@ -34,8 +32,12 @@ def _document() -> dict:
                                  name: {"value": value} for name, value in ways.items()}},
                              "image/*": {"schema": {"type": "string", "format": "binary"}}}},
                          "responses": found}},
+            "/items": {"get": {"summary": "List items in the order of their ids", "responses": {
+                "200": _answer("a part of the items", "ItemsResponse")},
+                "parameters": _parameters(schemas["ItemsRequest"])}},
             "/items/{item}": {"get": {"summary": "What the index knows of an item", "parameters": item,
-                                      "responses": {"200": {"description": "its id and its columns"}}}},
+                                      "responses": {
+                "200": _answer("its id and its columns", "Item"), "404": _answer("no such item", "Error")}}},
             "/items/{item}/image": {"get": {"summary": "The picture of an item", "parameters": item, "responses": {
                 "200": {"description": "the file"}, "404": _answer("no such item or picture", "Error")}}},
             "/values": {"get": {"summary": "The values of columns with few different ones, for a filter",
@@ -44,6 +46,13 @@ def _document() -> dict:
                 "200": {"description": "the index, and which queries can be encoded"},
                 "503": {"description": "the index has been removed"}}}}},
         "components": {"schemas": schemas}}
+
+
+def _parameters(schema: dict) -> list[dict]:
+    """The fields of a request as parameters of a URL."""
+    return [{"name": name, "in": "query", "description": field.get("description", ""), **(
+        {"content": {"application/json": {"schema": field}}} if name == "filter" else {"schema": field})}
+        for name, field in schema["properties"].items() if name != "features"]
 
 
 def _reference(name: str) -> dict:

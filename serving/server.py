@@ -110,6 +110,11 @@ class Connection(HttpToolsProtocol):
         self._headers_are_there()
         super().on_headers_complete()
 
+    def on_body(self, body: bytes) -> None:
+        if self.cycle.response_complete:  # the rest of a body that wasn't wanted is read and dropped
+            self.header_bytes -= len(body)
+        super().on_body(body)
+
     def send_400_response(self, msg: str) -> None:
         self._refuse(400, "not an HTTP request")
 

@@ -44,7 +44,10 @@ function request(wanted) {
                  {method: "POST", body: picture, headers: {"Content-Type": "application/octet-stream"}});
   if (wanted.item) settings.item = wanted.item;
   else if (wanted.text) settings.text = wanted.text;
-  else return fetch(`items?${new URLSearchParams({offset: wanted.offset, limit: PAGE})}`);
+  else {
+    const part = {offset: wanted.offset, limit: PAGE, ...(wanted.filter && {filter: wanted.filter})};
+    return fetch(`items?${new URLSearchParams(part)}`);
+  }
   return fetch(`search?${new URLSearchParams(settings)}`);
 }
 
@@ -92,7 +95,10 @@ function draw(place, id, columns) {  // an item's picture, or its character, or 
     Object.assign(image, {src: `items/${id}/image`, alt: "", loading: "lazy"});
     image.onerror = () => image.remove();
     place.append(image);
-  } else if (columns.emoji && !/\p{Co}/u.test(columns.emoji)) place.textContent = columns.emoji;
+  } else if (columns.emoji && !/\p{Co}/u.test(columns.emoji)) {  // which only a font of its own can show
+    place.classList.add("sign");
+    place.textContent = columns.emoji;
+  }
 }
 
 async function describe(wanted) {  // the query, above the results
@@ -171,10 +177,12 @@ for (const [id, step] of [["previous", -PAGE], ["next", PAGE]])
 onpopstate = () => ask();
 
 const carries = event => [...event.dataTransfer.items].some(item => item.kind === "file");
-ondragover = event => { if (carries(event)) { event.preventDefault(); $("drop").hidden = false; } };
-ondragleave = event => { if (!event.relatedTarget) $("drop").hidden = true; };
-ondrop = event => { event.preventDefault(); $("drop").hidden = true; search(event.dataTransfer.files[0]); };
-onpaste = event => search([...event.clipboardData.files].find(file => file.type.startsWith("image/")));
+for (const [name, act] of Object.entries({
+  dragover: event => { if (carries(event)) { event.preventDefault(); $("drop").hidden = false; } },
+  dragleave: event => { if (!event.relatedTarget) $("drop").hidden = true; },
+  drop: event => { event.preventDefault(); $("drop").hidden = true; search(event.dataTransfer.files[0]); },
+  paste: event => search([...event.clipboardData.files].find(file => file.type.startsWith("image/"))),
+})) document.addEventListener(name, act);
 
 async function start() {
   try {
@@ -189,6 +197,7 @@ async function start() {
   $("about").textContent = `${index.items.toLocaleString("en")} items, codes of ${index.bits} bits`;
   $("column").append(...Object.keys(values).map(name => new Option(name, name)));
   $("bits").append(...[...index.lengths].reverse().map(bits => new Option(bits, bits === index.bits ? "" : bits)));
+  if (index.rescore) $("order").append(new Option("by the real-valued copy", "rescore"));
   const missing = Object.keys(without).filter(modality => encoders[modality] !== "ready");
   $("hint").hidden = !missing.length;
   $("hint").textContent = missing.map(modality => `${without[modality]} can't be searched with here: ${encoders[modality]}.`).join(" ");
