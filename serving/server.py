@@ -6,10 +6,10 @@ import asyncio
 import socket
 from pathlib import Path
 
+import msgspec
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-import msgspec
 from common.errors import InputError
 from serving import app
 from serving.live_index import LiveIndex
@@ -41,7 +41,7 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, images: Path 
     host, port = listening.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port} searches {folder}: {len(live.version.index):,} items")
     for modality, encoder in live.version.encoders.items():
-        print(f"{modality} queries: {'ready' if not isinstance(encoder, InputError) else encoder}", flush=True)
+        print(encoder if isinstance(encoder, InputError) else f"{modality} queries: ready", flush=True)
     uvicorn.Server(config(app.make(live, images))).run([listening])
 
 
@@ -54,13 +54,15 @@ def config(application: app.ASGIApp) -> uvicorn.Config:
 
 def listen(host: str, port: int) -> socket.socket:
     """A socket that listens at an address. Raises InputError if it can't."""
+    if not 0 <= port < 1 << 16:  # getaddrinfo takes the rest of a division
+        raise InputError(f"--port {port}: expected 0 to {(1 << 16) - 1}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family, kind, protocol)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
         listening.listen(MAX_CONNECTIONS)
-    except (OSError, OverflowError) as error:
+    except (OSError, UnicodeError) as error:
         raise InputError(f"--host {host} --port {port}: cannot listen there: "
                          f"{getattr(error, 'strerror', None) or error}") from None
     return listening
