@@ -119,7 +119,8 @@ class Service:
         if asked.filter is not None:
             ids = ids[await asyncio.to_thread(version.rows, asked.filter)]
         some = ids[asked.offset:asked.offset + asked.limit].tolist()
-        return _json(ItemsResponse(len(ids), asked.offset, [Item(*fields) for fields in zip(some, version.describe(some))]))
+        listed = [Item(*fields) for fields in zip(some, version.describe(some))]
+        return _json(ItemsResponse(len(ids), asked.offset, listed))
 
     async def item(self, request: Request) -> Response:
         """What the index knows of an item."""
@@ -161,7 +162,8 @@ class Service:
             answer |= {
                 "index": {"items": len(version.index), **{key: about[key] for key in ("version", "written", "kind",
                                                                                       "modality", "bits")},
-                          "lengths": version.index.lengths, "rescore": version.rescores, "columns": version.columns},
+                          "lengths": version.index.lengths, "columns": version.columns,
+                          "rescore": version.index.outputs is not None},
                 "features": version.widths, "images": self.images is not None and "image_file" in version.columns,
                 "encoders": {modality: "ready" if not isinstance(encoder, InputError) else str(encoder)
                              for modality, encoder in version.encoders.items()}}
@@ -184,8 +186,8 @@ def make(live: LiveIndex, images: Path | None = None) -> ASGIApp:
 
     routes = [
         Route("/search", service.search, methods=["GET", "POST"]), Route("/values", service.values),
-        Route("/items", service.items), Route("/items/{item:int}", service.item), Route("/items/{item:int}/image", service.image),
-        Route("/health", service.health), Route("/openapi.json", service.description),
+        Route("/items", service.items), Route("/items/{item:int}", service.item),
+        Route("/items/{item:int}/image", service.image), Route("/health", service.health), Route("/openapi.json", service.description),
         Route("/", _file("index.html", HEADERS)),
         Route("/docs", _file("docs.html", {**HEADERS, "Content-Security-Policy": DOCS_POLICY})),
         Mount("/page", StaticFiles(directory=PAGE)),

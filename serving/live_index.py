@@ -66,6 +66,8 @@ class Version:
         # Copies, since overwriting a file in its place would end a process that has mapped it.
         index.codes = index.searcher.codes = np.array(index.codes)
         index.ids = np.array(index.ids)
+        if index.outputs is not None:
+            index.outputs = np.array(index.outputs)
         if index.items is not None:
             index.items = index.items.take(np.arange(len(index)))
         self.columns = [] if index.items is None else index.items.column_names
@@ -82,12 +84,9 @@ class Version:
     @property
     def widths(self) -> dict[str, int]:
         """The size of the features of each modality."""
+        if self.index.heads is not None:
+            return self.index.heads.widths
         return {modality: self.index.model.settings[f"{modality}_dim"] for modality in MODALITIES}
-
-    @property
-    def rescores(self) -> bool:
-        """Whether the index has a real-valued copy to order by."""
-        return getattr(self.index, "outputs", None) is not None
 
     def has(self, item: int) -> bool:
         """Whether there is an item of this id."""
@@ -104,8 +103,6 @@ class Version:
             raise InputError(f"radius {request.radius}: expected 0 to {bits}, the length of the codes")
         for name in ("rerank", "rescore"):
             number = getattr(request, name)
-            if name == "rescore" and number is not None and not self.rescores:
-                raise InputError("rescore: the index has no real-valued copy of its items to order by")
             if number is not None and request.radius is not None:
                 raise InputError(f"{name} and radius: give one of them; a radius has no best N")
             if number is not None and number < (request.topk or 10):
@@ -127,15 +124,18 @@ class Version:
         request, by_item = queries[0].request, queries[0].features is None
         if by_item:
             rows = np.searchsorted(self.index.ids, [query.request.item for query in queries])
-            codes = np.unpackbits(self.index.codes[rows], axis=1, count=index.bits, bitorder="little").view(np.int8)
-            encoded = Encoded(2 * codes - 1, (2 * codes - 1).astype(np.float32))
+            bits = np.unpackbits(self.index.codes[rows], axis=1, count=index.bits, bitorder="little")
+            codes = 2 * bits.view(np.int8) - 1
+            stored = self.index.outputs[rows] if request.rescore and self.index.outputs is not None else codes
+            encoded = Encoded(codes, stored.astype(np.float32))
         else:
             encoded = index.encode(**{name: np.stack([query.features[name] for query in queries])
                                       for name in queries[0].features})
         topk = request.topk or (10 if request.radius is None else MAX_RANKED)
         wanted = min(topk + by_item, len(index))  # one more, in place of the item itself
-        rerank = None if request.rerank is None else min(request.rerank + by_item, len(index))
-        found = index.query_encoded(encoded, wanted, rerank, request.bits).each()
+        best = {name: None if number is None else min(number + by_item, len(index))
+                for name, number in (("rerank", request.rerank), ("rescore", request.rescore))}
+        found = index.query_encoded(encoded, wanted, bits=request.bits, **best).each()
         for place, hits in enumerate(found):
             kept = np.ones(len(hits.id), bool) if request.radius is None else hits.distance <= request.radius
             if by_item:
@@ -153,6 +153,7 @@ class Version:
             rows = self.rows(request.filter) if request.filter is not None else slice(None)
             self.parts[key] = part = copy.copy(self.index)
             part.codes, part.ids, part.narrow = self.index.codes[rows], self.index.ids[rows], {}
+            part.outputs = None if self.index.outputs is None else self.index.outputs[rows]
             part.about = {**self.index.about, "kind": "flat", "count": len(part.ids)}
             part.searcher = nearest.Flat(part.codes)
             if not len(part.ids):
@@ -185,13 +186,15 @@ class Version:
 
     def describe(self, ids: list[int]) -> list[msgspec.Raw]:
         """The columns of items, a JSON object each."""
-        if unknown := [item for item in ids if item not in self.described]:
-            if len(self.described) > MAX_CACHED_ITEMS:
-                self.described = {}
-                unknown = ids
+        described = self.described  # another thread may begin a new one
+        unknown = [item for item in ids if item not in described]
+        if len(described) + len(unknown) > MAX_CACHED_ITEMS:
+            described, unknown = {}, ids
+            self.described = described
+        if unknown:
             for item, columns in zip(unknown, self.index.describe(np.array(unknown))):
-                self.described[item] = msgspec.Raw(msgspec.json.encode(columns))  # NaN becomes null
-        return [self.described[item] for item in ids]
+                described[item] = msgspec.Raw(msgspec.json.encode(columns))  # NaN becomes null
+        return [described[item] for item in ids]
 
     def values(self) -> dict[str, list]:
         """The values of the columns that have few different ones, sorted, by column."""

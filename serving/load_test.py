@@ -3,8 +3,8 @@
     python search.py serve --folder index/openmoji/128
     python -m serving.load_test --queries features --clients 16 --seconds 10
 
-Each client keeps a connection and asks again as soon as it has its answer. The clients share a process, which takes time
-of the processor from a service on the same machine.
+Each client keeps a connection and asks again as soon as it has its answer. The clients share a process, which takes
+processor time from a service on the same machine.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 
 DIFFERENT = 512  # queries that are asked in turn
-WORDS = ("red", "smiling", "old", "cat", "woman", "flag", "heart", "car", "tree", "rain", "house", "music", "hand", "food",
-         "clock", "arrow")
+WORDS = ("red", "smiling", "old", "cat", "woman", "flag", "heart", "car", "tree", "rain", "house", "music", "hand",
+         "food", "clock", "arrow")
 
 
 class Load(NamedTuple):
@@ -113,7 +113,8 @@ def main(argv: list[str] | None = None) -> None:
             measure(host, port, requests, options.clients, 1, kind)  # warm
             load = measure(host, port, requests, options.clients, options.seconds, kind)
         except (OSError, EOFError) as error:
-            raise InputError(f"--url {url}: no answer ({error}); start the service with python search.py serve") from None
+            raise InputError(f"--url {url}: no answer ({error}); start the service with python search.py "
+                             f"serve") from None
         loads.append(load)
         print(f"{kind}: {load.per_second:,} answers a second to {load.clients} clients, p50 {load.p50_ms} ms, "
               f"p95 {load.p95_ms} ms, p99 {load.p99_ms} ms, at most {load.max_ms} ms; {load.failures} failed")

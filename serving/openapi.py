@@ -8,8 +8,8 @@ from serving.messages import Error, Item, ItemsRequest, ItemsResponse, SearchReq
 
 
 def _document() -> dict:
-    _, schemas = msgspec.json.schema_components((SearchRequest, SearchResponse, ItemsRequest, ItemsResponse, Item, Error),
-                                                ref_template="#/components/schemas/{name}")
+    kinds = SearchRequest, SearchResponse, ItemsRequest, ItemsResponse, Item, Error
+    _, schemas = msgspec.json.schema_components(kinds, ref_template="#/components/schemas/{name}")
     schemas = _without_null(schemas)
     settings = _parameters(schemas["SearchRequest"])
     found = {"200": _answer("a part of the ranking", "SearchResponse"),

@@ -57,7 +57,7 @@ def index(tmp_path_factory):
     checkpoint.save_model(folder / "model.pth", model, dataset="toy", fingerprint="0", epoch=1)
     features = np.random.default_rng(0).normal(size=(ITEMS, IMAGE)).astype("f4")
     return Index.build(folder / "index", folder / "model.pth", image=features, ids=2 * np.arange(ITEMS),
-                       columns=COLUMNS, source={"encoders": ENCODERS})
+                       columns=COLUMNS, source={"encoders": ENCODERS}, rescore="int8")
 
 
 @pytest.fixture
@@ -111,8 +111,11 @@ def test_every_kind_of_query_is_answered_as_by_the_index(client, index):
     assert pairs(ask(client, features={"text": [1, 2]}, bits=8)) == expected(index.query(text=[[1, 2]], bits=8))
     assert (pairs(ask(client, features={"text": [1, 2], "image": vector}, rerank=20))
             == expected(index.query(text=[[1, 2]], image=[vector], rerank=20)))
+    assert (pairs(ask(client, features={"image": vector}, rescore=20))
+            == expected(index.query(image=[vector], rescore=20)))
     assert pairs(ask(client, text="smiling cat")) == expected(index.query(text=lengths(["smiling cat"])))
-    assert pairs(client.get("/search", params={"text": "a", "topk": 3})) == expected(index.query(text=lengths(["a"]), topk=3))
+    found = client.get("/search", params={"text": "a", "topk": 3})
+    assert pairs(found) == expected(index.query(text=lengths(["a"]), topk=3))
     shown = mean_colour(Image.open(io.BytesIO(picture())))[None]
     for kind in ("image/png", "application/octet-stream"):
         found = client.post("/search?topk=4", content=picture(), headers={"Content-Type": kind})
@@ -126,6 +129,10 @@ def test_an_item_finds_others_by_its_code(client, index):
     assert pairs(ask(client, item=18, topk=12)) == others[:12]
     assert pairs(ask(client, item=18, topk=1000)) == others
     assert pairs(ask(client, item=18, radius=3)) == [pair for pair in others if pair[1] <= 3]
+    x = index.outputs.astype(float)
+    cosine = x @ x[9] / np.linalg.norm(x, axis=1) / np.linalg.norm(x[9])
+    rescored = ask(client, item=18, rescore=1000).json()["hits"]
+    assert [hit["id"] for hit in rescored] == [2 * row for row in np.argsort(-cosine)[1:11]]
     hit = ask(client, item=18, rerank=12).json()["hits"][0]
     assert hit["score"] == BITS - 2 * hit["distance"]
     assert hit["columns"]["caption"] == f"<i>item</i> {hit['id'] // 2}" and hit["columns"]["year"] == hit["id"] // 20
@@ -133,7 +140,8 @@ def test_an_item_finds_others_by_its_code(client, index):
 
 def test_a_filter_is_applied_before_the_search(client, index):
     everything = pairs(ask(client, text="abc", topk=1000))
-    for wanted, rows in (({"kind": "plant"}, lambda row: row % 3 == 1), ({"year": [1, 4]}, lambda row: row // 10 in (1, 4)),
+    for wanted, rows in (({"kind": "plant"}, lambda row: row % 3 == 1),
+                         ({"year": [1, 4]}, lambda row: row // 10 in (1, 4)),
                          ({"kind": ["plant", "stone"], "year": 5}, lambda row: row % 3 and row // 10 == 5),
                          ({"kind": "none"}, lambda row: False), ({"kind": []}, lambda row: False)):
         left = [pair for pair in everything if rows(pair[0] // 2)]
@@ -151,7 +159,8 @@ def test_a_radius_is_exact_in_an_approximate_index(index, tmp_path):
                         source={"encoders": ENCODERS})
     with TestClient(app.make(LiveIndex(other.folder))) as client:
         hits = other.query_radius(text=[[3, 1]], radius=7)[0]
-        assert pairs(ask(client, features={"text": [3, 1]}, radius=7)) == list(zip(hits.id.tolist(), hits.distance.tolist()))
+        found = pairs(ask(client, features={"text": [3, 1]}, radius=7))
+        assert found == list(zip(hits.id.tolist(), hits.distance.tolist()))
 
 
 def test_pages_are_parts_of_one_ranking(client):
@@ -226,7 +235,7 @@ def bomb(width=60_000, height=60_000):
     (b'{"item": 2, "radius": 17}', "application/json", 400, "radius 17"),
     (b'{"item": 2, "rerank": 5}', "application/json", 400, "rerank 5"),
     (b'{"item": 2, "rerank": 50, "radius": 3}', "application/json", 400, "rerank and radius"),
-    (b'{"item": 2, "rescore": 50}', "application/json", 400, "rescore"),
+    (b'{"item": 2, "rescore": 50, "rerank": 50}', "application/json", 400, "rerank and rescore"),
     (b'{"item": 2, "filter": {"colour": "red"}}', "application/json", 400, "colour"),
     (b'{"item": 2, "filter": {"kind": 5}}', "application/json", 400, "kind"),
     (b'{"item": 2, "filter": {"year": ["a"]}}', "application/json", 400, "year"),
@@ -253,7 +262,8 @@ def test_bad_requests_are_refused_in_a_sentence_and_the_service_goes_on(client, 
 
 
 @pytest.mark.parametrize(("path", "status"), [
-    ("/search", 400), ("/search?text=a&text=", 400), ("/search?item=2&topk=x", 400), ("/search?item=2&filter=kind", 400),
+    ("/search", 400), ("/search?text=a&text=", 400), ("/search?item=2&topk=x", 400),
+    ("/search?item=2&filter=kind", 400),
     ("/search?item=2&filter=[1]", 400), ("/search?item=2&colour=red", 400), ("/search?features=[1]", 400),
     ("/items?limit=x", 400), ("/items?offset=99999999999999999999", 400), ("/items/3", 404), ("/items/x", 404),
     ("/items/99999999999999999999999", 404), ("/items/2/image", 404), ("/nowhere", 404),
@@ -291,7 +301,8 @@ def test_an_encoder_that_is_missing_names_its_install_command(index, monkeypatch
         raise InputError(f"--{modality}: the encoder is not installed; run pip install -r requirements-extract.txt")
     monkeypatch.setattr(live_index.encoders, "like", missing)
     with TestClient(app.make(LiveIndex(index.folder))) as client:
-        for answer in (ask(client, text="a"), client.post("/search", content=picture(), headers={"Content-Type": "image/png"})):
+        by_picture = client.post("/search", content=picture(), headers={"Content-Type": "image/png"})
+        for answer in (ask(client, text="a"), by_picture):
             assert answer.status_code == 501 and "pip install -r requirements-extract.txt" in answer.json()["error"]
         assert "requirements-extract.txt" in client.get("/health").json()["encoders"]["text"]
         assert ask(client, item=2).status_code == 200
@@ -459,7 +470,8 @@ def test_the_command_serves_until_it_is_stopped(index):
 
 @pytest.mark.parametrize(("arguments", "said"), [
     (["--images", "nowhere"], "no such folder"), (["--port", "99999999"], "--port 99999999"),
-    (["--port", "-1"], "--port -1"), (["--host", "256.1.1.1"], "--host 256.1.1.1"), (["--folder", "nowhere"], "nowhere")])
+    (["--port", "-1"], "--port -1"), (["--host", "256.1.1.1"], "--host 256.1.1.1"),
+    (["--folder", "nowhere"], "nowhere")])
 def test_a_bad_option_is_one_line(index, capsys, arguments, said):
     with pytest.raises(SystemExit, match="2"):
         search.main(["serve", "--folder", str(index.folder), *arguments])
@@ -517,8 +529,9 @@ def test_the_page_searches_by_words_a_picture_and_a_click(own, browser, tmp_path
         page.keyboard.type("abc")
         page.keyboard.press("Enter")
         page.locator(".numbers >> text=/^1\\. distance/").wait_for()
-        found = call(port, b'{"text": "abc", "topk": 240, "offset": 0}')[1]["hits"]
-        assert numbers.all_text_contents() == [f"{hit['rank']}. distance {hit['distance']}" for hit in found[:24]]
+        found = call(port, b'{"text": "abc", "topk": 60, "rescore": 60}')[1]["hits"]  # the order that ties least
+        assert numbers.all_text_contents() == [
+            f"{hit['rank']}. distance {hit['distance']}, score {hit['score']:.2f}" for hit in found[:24]]
         assert page.locator("#hits .caption").first.text_content() == found[0]["columns"]["caption"]  # not as HTML
         page.locator("#hits img").first.scroll_into_view_if_needed()
         assert page.locator("#hits img").first.evaluate("image => image.decode().then(() => image.naturalWidth)") == 300
@@ -538,8 +551,8 @@ def test_the_page_searches_by_words_a_picture_and_a_click(own, browser, tmp_path
         page.select_option("#column", "kind")
         page.select_option("#value", label="stone")
         page.locator("#status >> text=/^The nearest (19|20)$/").wait_for()
-        page.select_option("#order", "rerank")
-        page.locator(".numbers >> text=/score/").first.wait_for()
+        page.select_option("#order", "hamming")
+        page.locator(".numbers >> text=/^1\\. distance \\d+$/").wait_for()
 
         page.set_input_files("#file", {"name": "red.png", "mimeType": "image/png", "buffer": picture()})
         query.locator("text=Items like red.png").wait_for()

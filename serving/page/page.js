@@ -1,5 +1,5 @@
-// The page of the service. What is asked stands in the address, so that going back and a bookmark work; a picture, which
-// can't, is kept as long as the page is open.
+// The page of the service. What is asked stands in the address, so that going back and a bookmark work; a picture,
+// which can't, is kept as long as the page is open.
 "use strict";
 
 const PAGE = 24, RANKED = 240;  // hits on a page, and in a ranking
@@ -16,7 +16,8 @@ const json = async response => {
 
 function state() {
   const address = new URLSearchParams(location.search);
-  return {...Object.fromEntries(address), offset: Number(address.get("offset")) || 0, picture: Boolean(history.state?.picture)};
+  return {...Object.fromEntries(address), offset: Number(address.get("offset")) || 0,
+          picture: Boolean(history.state?.picture)};
 }
 
 function go(wanted, {keep = false} = {}) {  // "keep" the query, and change only how it is asked
@@ -29,6 +30,8 @@ function go(wanted, {keep = false} = {}) {  // "keep" the query, and change only
   ask();
 }
 
+const best = () => health.index.rescore ? "rescore" : "hamming";  // the order unless another is chosen
+
 function options() {
   const filter = $("column").value && $("value").value ? {[$("column").value]: JSON.parse($("value").value)} : null;
   return {filter: filter ? JSON.stringify(filter) : "", bits: $("bits").value, order: $("order").value};
@@ -38,7 +41,8 @@ function request(wanted) {
   const settings = {topk: RANKED, offset: wanted.offset, limit: PAGE};
   if (wanted.bits) settings.bits = wanted.bits;
   if (wanted.filter) settings.filter = wanted.filter;
-  if (wanted.order) settings[wanted.order] = RANKED;
+  const order = wanted.order || best();
+  if (order !== "hamming") settings[order] = RANKED;
   if (wanted.picture)
     return fetch(`search?${new URLSearchParams(settings)}`,
                  {method: "POST", body: picture, headers: {"Content-Type": "application/octet-stream"}});
@@ -127,7 +131,7 @@ function list(answer, wanted) {
     draw(card.querySelector(".picture"), id, columns);
     card.querySelector(".caption").textContent = caption(id, columns);
     card.querySelector(".numbers").textContent = rank === undefined ? `id ${id}` :
-      `${rank}. distance ${distance}` + (score === undefined ? "" : `, score ${score.toFixed(1)}`);
+      `${rank}. distance ${distance}` + (score === undefined ? "" : `, score ${score.toFixed(2)}`);
     const link = card.querySelector("a"), address = new URLSearchParams({item: id});
     for (const name of ["filter", "bits", "order"]) if (wanted[name]) address.set(name, wanted[name]);
     link.href = `?${address}`;
@@ -169,7 +173,11 @@ $("form").onsubmit = event => {
   go({text: $("text").value.trim()});
 };
 $("file").onchange = () => { search($("file").files[0]); $("file").value = ""; };
-$("choose").onkeydown = event => { if (event.key === "Enter" || event.key === " ") { event.preventDefault(); $("file").click(); } };
+$("choose").onkeydown = event => {
+  if (event.key !== "Enter" && event.key !== " ") return;
+  event.preventDefault();
+  $("file").click();
+};
 $("column").onchange = () => { offer($("column").value); go({}, {keep: true}); };
 for (const id of ["value", "bits", "order"]) $(id).onchange = () => go({}, {keep: true});
 for (const [id, step] of [["previous", -PAGE], ["next", PAGE]])
@@ -197,10 +205,12 @@ async function start() {
   $("about").textContent = `${index.items.toLocaleString("en")} items, codes of ${index.bits} bits`;
   $("column").append(...Object.keys(values).map(name => new Option(name, name)));
   $("bits").append(...[...index.lengths].reverse().map(bits => new Option(bits, bits === index.bits ? "" : bits)));
-  if (index.rescore) $("order").append(new Option("by the real-valued copy", "rescore"));
+  const orders = {...(index.rescore && {rescore: "rescored"}), hamming: "Hamming distance", rerank: "reranked"};
+  $("order").append(...Object.entries(orders).map(([name, label]) => new Option(label, name === best() ? "" : name)));
   const missing = Object.keys(without).filter(modality => encoders[modality] !== "ready");
   $("hint").hidden = !missing.length;
-  $("hint").textContent = missing.map(modality => `${without[modality]} can't be searched with here: ${encoders[modality]}.`).join(" ");
+  $("hint").textContent = missing.map(
+    modality => `${without[modality]} can't be searched with here: ${encoders[modality]}.`).join(" ");
   if (missing.includes("text")) $("text").disabled = document.querySelector("form button").disabled = true;
   if (missing.includes("image")) $("choose").hidden = true;
   ask();
