@@ -187,8 +187,8 @@ def make(live: LiveIndex, images: Path | None = None) -> ASGIApp:
     routes = [
         Route("/search", service.search, methods=["GET", "POST"]), Route("/values", service.values),
         Route("/items", service.items), Route("/items/{item:int}", service.item),
-        Route("/items/{item:int}/image", service.image), Route("/health", service.health), Route("/openapi.json", service.description),
-        Route("/", _file("index.html", HEADERS)),
+        Route("/items/{item:int}/image", service.image), Route("/health", service.health),
+        Route("/openapi.json", service.description), Route("/", _file("index.html", HEADERS)),
         Route("/docs", _file("docs.html", {**HEADERS, "Content-Security-Policy": DOCS_POLICY})),
         Mount("/page", StaticFiles(directory=PAGE)),
         Mount("/swagger", StaticFiles(directory=swagger_ui_bundle.swagger_ui_path))]

@@ -29,7 +29,7 @@ MAX_PIXELS = 50_000_000
 PICTURE_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 MAX_CACHED_TEXTS, MAX_CACHED_ITEMS, MAX_CACHED_FILTERS = 1024, 100_000, 64
 MAX_VALUES = 200  # different ones of a column, to be offered as a filter
-SECONDS_BETWEEN_LOOKS = 1.0  # for a new version
+SECONDS_BETWEEN_LOOKS, SECONDS_BETWEEN_TRIES = 1.0, 3.0  # for a new version, and after one that couldn't be loaded
 
 
 @dataclass(frozen=True, eq=False)
@@ -214,7 +214,7 @@ class Version:
         """
         encoder = self.encoders[modality]
         if isinstance(encoder, InputError):
-            raise HTTPException(501, str(encoder))
+            raise HTTPException(501, f"{modality} queries: {encoder}")
         if modality == "image":
             return list(encoder([open_picture(item) for item in items]))
         if new := list(dict.fromkeys(text for text in items if text not in self.texts)):
@@ -245,14 +245,14 @@ def open_picture(content: bytes) -> Image.Image:
 def _encoder(recorded: str | None, modality: str, model: str | None) -> encoders.Encoder | InputError:
     """The encoder that made the features of an index, as the index names it, warm, or why it isn't here."""
     if recorded is None:
-        return InputError(f"{modality} queries: the index doesn't say which encoder made its features; search with "
-                          f"items, or with features of the same encoder")
+        return InputError("the index doesn't say which encoder made its features; search with items, or with features "
+                          "of the same encoder")
     try:
         encoder = encoders.like(recorded, modality, model)
         encoder([Image.new("RGB", (encoders.IMAGE_SIZE, encoders.IMAGE_SIZE)) if modality == "image" else "warm"])
         return encoder
     except InputError as error:
-        return InputError(str(error).removeprefix("--"))
+        return InputError(str(error).removeprefix(f"--{modality}: "))
 
 
 # --- new versions -------------------------------------------------------------------------------------
@@ -281,7 +281,7 @@ class LiveIndex:
     async def follow(self) -> None:
         """Load each new version when it is there, until cancelled; the old one answers in the meantime."""
         while True:
-            await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+            await asyncio.sleep(SECONDS_BETWEEN_LOOKS if self.problem is None else SECONDS_BETWEEN_TRIES)
             mark = self._mark()
             if mark is None:
                 self.version, self.mark = None, None
@@ -290,8 +290,8 @@ class LiveIndex:
                 try:
                     self.version = await asyncio.to_thread(Version, self.folder, self.model, self.version)
                     self.mark, self.problem = mark, None
-                except InputError as error:
-                    self.problem = str(error)  # the next look tries again
+                except Exception as error:  # whatever it is, the service goes on
+                    self.problem = str(error) or type(error).__name__
 
     def _mark(self) -> tuple | None:
         """Changes with every version; None without an index."""

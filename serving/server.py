@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import uvicorn
+from threadpoolctl import threadpool_limits
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from common.errors import InputError
@@ -37,11 +38,13 @@ def serve(folder: Path, host: str = "127.0.0.1", port: int = 8000, images: Path 
         raise InputError(f"--images {images}: no such folder; expected the folder of the image files")
     listening = listen(host, port)
     _allow_connections()
+    # NumPy multiplies small matrices here; waiting for a second thread on a busy machine takes a hundred times as long.
+    threadpool_limits(1, user_api="blas")
     live = LiveIndex(folder, model)
     host, port = listening.getsockname()[:2]
     print(f"http://{f'[{host}]' if ':' in host else host}:{port} searches {folder}: {len(live.version.index):,} items")
     for modality, encoder in live.version.encoders.items():
-        print(encoder if isinstance(encoder, InputError) else f"{modality} queries: ready", flush=True)
+        print(f"{modality} queries: {encoder if isinstance(encoder, InputError) else 'ready'}", flush=True)
     uvicorn.Server(config(app.make(live, images))).run([listening])
 
 

@@ -131,7 +131,7 @@ function list(answer, wanted) {
     draw(card.querySelector(".picture"), id, columns);
     card.querySelector(".caption").textContent = caption(id, columns);
     card.querySelector(".numbers").textContent = rank === undefined ? `id ${id}` :
-      `${rank}. distance ${distance}` + (score === undefined ? "" : `, score ${score.toFixed(2)}`);
+      `${rank}. distance ${distance}` + (score === undefined ? "" : `, score\u00a0${score.toFixed(2)}`);
     const link = card.querySelector("a"), address = new URLSearchParams({item: id});
     for (const name of ["filter", "bits", "order"]) if (wanted[name]) address.set(name, wanted[name]);
     link.href = `?${address}`;
@@ -201,18 +201,20 @@ async function start() {
     $("status").textContent = error.message;
     return;
   }
-  const {index, encoders} = health, without = {text: "Words", image: "Pictures"};
+  const {index, encoders} = health, without = {text: "words", image: "pictures"};
   $("about").textContent = `${index.items.toLocaleString("en")} items, codes of ${index.bits} bits`;
   $("column").append(...Object.keys(values).map(name => new Option(name, name)));
   $("bits").append(...[...index.lengths].reverse().map(bits => new Option(bits, bits === index.bits ? "" : bits)));
   const orders = {...(index.rescore && {rescore: "rescored"}), hamming: "Hamming distance", rerank: "reranked"};
   $("order").append(...Object.entries(orders).map(([name, label]) => new Option(label, name === best() ? "" : name)));
   const missing = Object.keys(without).filter(modality => encoders[modality] !== "ready");
+  const reasons = new Map(missing.map(modality => [encoders[modality], []]));
+  for (const modality of missing) reasons.get(encoders[modality]).push(without[modality]);
   $("hint").hidden = !missing.length;
-  $("hint").textContent = missing.map(
-    modality => `${without[modality]} can't be searched with here: ${encoders[modality]}.`).join(" ");
-  if (missing.includes("text")) $("text").disabled = document.querySelector("form button").disabled = true;
-  if (missing.includes("image")) $("choose").hidden = true;
+  $("hint").textContent = [...reasons].map(
+    ([reason, names]) => `No search by ${names.join(" or ")} here: ${reason}.`).join(" ");
+  $("text").hidden = $("submit").hidden = missing.includes("text");
+  $("choose").hidden = missing.includes("image");
   ask();
 }
 start();
