@@ -193,7 +193,7 @@ class Index:
         if len(rows) == len(self):
             raise InputError(f"{self.folder}: holds these {len(rows):,} items alone; remove its folder instead")
         order = np.delete(np.arange(len(self)), rows)
-        self._replace("removed", len(rows), order, self.ids[order], self.items)
+        self._replace("removed", len(rows), order, self.ids[order], self.items, lambda: self._stored(rows[:0]))
 
     def update(self, ids: ArrayLike, image: ArrayLike | None = None, text: ArrayLike | None = None,
                columns: Mapping[str, ArrayLike] | None = None, device: str | torch.device = "cpu",
@@ -219,13 +219,8 @@ class Index:
         if table is not None or columns:
             new = replace_columns(table, rows, make_table(columns, len(rows)))
             table = append_table(table, len(self), new, len(rows))
-
-        def changed() -> tuple[np.ndarray, np.ndarray | None]:
-            if features is not None:
-                return self._encoded(features, device, progress)
-            return self.codes[rows], None if self.outputs is None else self.outputs[rows]
-
-        self._replace("updated", len(rows), order, self.ids, table, changed)
+        self._replace("updated", len(rows), order, self.ids, table,
+                      lambda: self._stored(rows) if features is None else self._encoded(features, device, progress))
 
     def _check_items(self, verb: str, image: ArrayLike | None, text: ArrayLike | None) -> dict[str, np.ndarray]:
         """The features of items for the index. Raises InputError for those that it doesn't hold."""
@@ -244,30 +239,33 @@ class Index:
             raise InputError(f"ids: {unknown[0]} is not in the index ({unknown.size:,} of them aren't)")
         return np.searchsorted(self.ids, ids)
 
+    def _stored(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        """Rows of ``codes.npy`` and ``outputs.npy``."""
+        return self.codes[rows], None if self.outputs is None else self.outputs[rows]
+
     def _encoded(self, features: Mapping[str, np.ndarray], device: str | torch.device,
                  progress: Progress) -> tuple[np.ndarray, np.ndarray | None]:
         """New rows of ``codes.npy`` and ``outputs.npy``."""
         from indexing import encoding
 
         with encoding.on_device(self.model, device):
-            encoded = encoding.encode(self.model, features, progress)
-        return encoded.packed, None if self.outputs is None else encoded.outputs
+            return encoding.stored_rows(self.model, features, self.outputs is not None, progress)
 
     def _replace(self, change: str, count: int, order: np.ndarray, ids: np.ndarray, table: pa.Table | None,
-                 encode: Callable[[], tuple[np.ndarray, np.ndarray | None]] | None = None) -> None:
+                 encode: Callable[[], tuple[np.ndarray, np.ndarray | None]]) -> None:
         """Write the folder's new version, and open it.
 
         Args:
             change: added, removed or updated, with the ``count`` of the items.
-            order: the rows of the new version; those that ``encode`` gives count after those of the old one.
+            order: the rows of the new version; those that ``encode`` gives, of codes and outputs, count after those of
+                the old one.
             ids: of the new rows, ascending.
             table: the columns, whose rows are counted as in ``order``.
         """
         with NewVersion(self.folder, self._lasting(), None) as version:
             if read_manifest(self.folder)["version"] != self.about["version"]:
                 raise InputError(f"{self.folder}: another process has changed it since it was opened; open it again")
-            codes, outputs = (self.codes[:0], None if self.outputs is None else self.outputs[:0]) if encode is None \
-                else encode()
+            codes, outputs = encode()
             for name in {"model.pth", "heads.npz"} & self.about["files"].keys():
                 shutil.copyfile(self._path(name), version.path(name))
             version.write("codes.npy", lambda file: write_merged(file, self.codes, codes, order))

@@ -981,6 +981,11 @@ def test_heads_that_numpy_can_not_stand_in_for_are_asked_through_pytorch(toy, da
                                   encoding.encode(model, {"text": data.query.text.numpy()}).x)
     monkeypatch.setattr(TextMlp, "perceptron", lambda self, features: self.tohash(torch.tanh(self.fc1(features))))
     assert "heads.npz" not in Index.build(made.folder, toy / "toy_hash.pth", data.retrieval.image).about["files"]
+    model = HashModel(IMAGE, TEXT, [BITS], hidden=16).eval()
+    model.TextMlp.first = model.TextMlp.fc1
+    del model.TextMlp.fc1
+    monkeypatch.setattr(TextMlp, "perceptron", lambda self, features: self.tohash(self.first(features)))
+    assert encoding.numpy_heads(model) is None
 
 
 def test_an_index_from_before_the_heads_were_kept_still_answers(data, build):
