@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import evaluation
 import metric
-from common import processes
+from common import own_code, processes
 from common.console import say, warn
 from common.errors import InputError, exit_on_bad_input
 from load_data import load_dataset
@@ -104,8 +104,10 @@ class Config(Settings):
 
         self.group("The loss")
         self.loss = "contrastive"
-        self.means("contrastive, or balanced: positives and negatives weighted against each other",
-                   Rule(lambda value, _: value in ("contrastive", "balanced"), "contrastive or balanced"))
+        self.means("contrastive; balanced: positives and negatives weighted against each other; or a class of your own, "
+                   "FILE.py:Class or package.module:Class (docs/extending.md)",
+                   Rule(lambda value, _: value in ("contrastive", "balanced") or own_code.is_own(value),
+                        f"contrastive, balanced or a class of your own, {own_code.FORMS}"))
         self.positive_weight = 0.5
         self.means("weight of the positives in the balanced loss, 0 to 1; 0.5 is the plain loss", between(0, 1),
                    Rule(lambda value, config: value == 0.5 or config.loss == "balanced",
@@ -166,6 +168,8 @@ class Config(Settings):
         self.means("resume the interrupted run of the same settings", outcome=False)
 
         self.override(given)
+        if own_code.is_own(self.loss):
+            self.loss = own_code.pinned(self.loss)  # edited code is another setting
 
 
 class Solver:
@@ -186,6 +190,8 @@ class Solver:
         # Everything is checked before the first folder is made.
         self.data = load_dataset(config.dataset, config.data_dir)
         check_data(config, self.data)
+        if self.training:
+            Objective.try_loss(config)
         for warning in self.data.warnings:
             warn(warning)
         self.files = RunFiles(config, self.data.name)

@@ -2,6 +2,7 @@
 
     python benchmark.py --datasets openmoji --seeds 5    # other methods, ours, and ours with progressive hashing off
     python benchmark.py --datasets all                   # the same on the whole bench; also: selection, unseen
+    python benchmark.py --method my_method.py:Mine       # and a method of your own (docs/extending.md)
     python benchmark.py ablation                         # from UCMFH's heads to the default, and what did not help
     python benchmark.py scale                            # scale_min, scale_max and the schedules
     python benchmark.py epochs                           # trainings of 30 to 200 epochs
@@ -16,7 +17,8 @@ Each of the last six has options of its own: python benchmark.py speed --help. T
 trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are the same,
 so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json, each table as LaTeX and CSV, and
 the figures. A data set of the bench that is not there, or is another one, gives one line; the others are measured, and
-the exit status is 2.
+the exit status is 2. With fewer --methods the other rows that an earlier run wrote stay, as long as they are of the
+same settings, data and code; those that are not are left out and named.
 Reported is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one
 thread, which makes its figures repeatable. With --record the trainings are also written to docs/results, from which
 the documents take their figures; the code has to be committed then.
@@ -27,6 +29,7 @@ from __future__ import annotations
 import ICMR  # first: it sets how threads wait, before torch loads
 
 import argparse
+import functools
 import importlib
 import json
 import os
@@ -34,11 +37,14 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import exports, records, trainings
+from benchmarks import earlier, exports, records, trainings
+from benchmarks.baselines import METHODS
+from benchmarks.baselines.own import label_of
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN, Recipe
 from benchmarks.figures import draw
-from benchmarks.studies import DEFAULT, OFF, STUDIES, jobs_of
+from benchmarks.studies import DEFAULT, OFF, STUDIES, Job, jobs_of
 from benchmarks.tables import markdown
+from common import own_code
 from common.atomic_files import check_writable, write_atomically
 from common.console import warn
 from common.errors import InputError, Parser, exit_on_bad_input
@@ -65,6 +71,9 @@ def parse(argv: list[str]) -> argparse.Namespace:
                         "selection and unseen stand for the halves of the bench, all for both")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds: 0, 1, ... (default: 5)")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="only these rows of the study")
+    parser.add_argument("--method", action="append", default=[], metavar="FILE.py:Class", help="a method of your own "
+                        "beside them, a class with fit, encode_image and encode_text; can be given several times")
+    parser.add_argument("--fresh", action="store_true", help="train again what is finished")
     parser.add_argument("--hash_lens", type=int, nargs="+", default=[16, 32, 64, 128])
     parser.add_argument("--epoch", type=int, default=100, help="training epochs of ours (default: 100)")
     parser.add_argument("--eval_every", type=int, default=10, help="epochs between tests of ours (default: 10)")
@@ -81,7 +90,26 @@ def parse(argv: list[str]) -> argparse.Namespace:
     for name in ("seeds", "jobs"):
         if getattr(options, name) is not None and getattr(options, name) < 1:
             raise InputError(f"--{name} {getattr(options, name)}: expected 1 or more")
+    if options.method and options.study != "methods":
+        raise InputError(f"--method: the study {options.study} is of ours alone; expected it with the study methods")
+    if options.method and options.record:
+        raise InputError("--record: a method of your own (--method) can't be recorded, as the records are of committed "
+                         "code; leave one of both out")
     return options
+
+
+def own_methods(names: list[str]) -> dict[str, str]:
+    """Methods of one's own by label, pinned to their code. Raises InputError: a class can't be loaded, has another
+    interface, or the label of another row.
+    """
+    found: dict[str, str] = {}
+    for name in names:
+        pinned = own_code.pinned(name)
+        label = label_of(pinned)
+        if label in (*METHODS, *STUDIES["methods"], *found):
+            raise InputError(f"--method {name}: there is a row {label!r} already; give the class another name")
+        found[label] = pinned
+    return found
 
 
 def run_study(options: argparse.Namespace, command: str) -> dict:
@@ -90,20 +118,25 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
                 for name in ("epoch", "eval_every", "hash_lens", "data_dir", "device", "precision")}
     ICMR.Config(**settings).check()
     cpu = choose_device(options.device).type == "cpu"
+    own = own_methods(options.method)
     datasets, missing = load_all(options.datasets, options.data_dir, options.record)
     studies = []
     for path, dataset in datasets.items():
         folder = check_writable(Path(options.results_dir) / dataset.name / "benchmark", "results_dir")
-        studies.append((dataset.name, folder, jobs_of(options.study, path, dataset, settings, options.seeds, folder,
-                                                      options.methods)))
-    jobs = [job for *_, own in studies for job in own]
-    results = trainings.look(jobs, {path: dataset.fingerprint for path, dataset in datasets.items()})
+        jobs_with = functools.partial(jobs_of, options.study, path, dataset, settings, folder=folder)
+        studies.append((dataset, folder, jobs_with, jobs_with(seeds=options.seeds, wanted=options.methods, own=own)))
+    jobs = [job for *_, asked in studies for job in asked]
+    results = [None] * len(jobs) if options.fresh else \
+        trainings.look(jobs, {path: dataset.fingerprint for path, dataset in datasets.items()})
     if options.record:
         check_writable(options.records_dir, "records_dir")
         trainings.require_recordable(jobs, results)
     results = iter(trainings.run_all(jobs, results, options.jobs or (os.cpu_count() if cpu else 1)))
-    found = {name: report(options, command, name, folder, own, [next(results) for _ in own])
-             for name, folder, own in studies}
+    found = {}
+    for dataset, folder, jobs_with, asked in studies:
+        rows = [(job, next(results)) for job in asked]
+        before = earlier.rows(folder / f"{options.study}.json", jobs_with, asked, dataset.fingerprint)
+        found[dataset.name] = report(options, command, dataset.name, folder, rows, before)
     if missing:
         raise InputError(f"not measured: {', '.join(missing)}, for the reasons given above; all else is done")
     return found
@@ -152,20 +185,27 @@ def check_recipe(dataset: Dataset, recipe: Recipe, record: bool) -> None:
         warn(f"{about}; figures may differ a little from the recorded ones")
 
 
-def report(options: argparse.Namespace, command: str, name: str, folder: Path, jobs: list, results: list[dict]) -> dict:
-    """Write and print the results of a study on the data set ``name``; returns what its JSON file holds."""
+def report(options: argparse.Namespace, command: str, name: str, folder: Path, trained: list[tuple[Job, dict]],
+           before: earlier.Rows) -> dict:
+    """Write and print the results of a study on the data set ``name``; returns what its JSON file holds.
+
+    Args:
+        trained: the trainings that were asked for, with their results; ``before`` are the rows beside them.
+    """
+    if not trainings.gather(*zip(*trained)):
+        raise InputError(f"{name}: no method could be trained: {trained[0][1]['skipped']}")
+    jobs, results = zip(*before.among(trained))
     found = trainings.gather(jobs, results)
-    if not found:
-        raise InputError(f"{name}: no method could be trained: {results[0]['skipped']}")
     skipped = {job.label + (f", {job.bits} bits" if job.bits else ""): result["skipped"]
                for job, result in zip(jobs, results) if "skipped" in result}
-    text = markdown(options.study, name, command, results[0]["sizes"], found, skipped, DEFAULT, OFF)
-    output = {"command": command, "methods": compact(found), "skipped": skipped}
+    text = markdown(options.study, name, command, results[0]["sizes"], found, skipped, DEFAULT, OFF) + before.notes()
+    output = {"command": command, "methods": compact(found), "skipped": skipped,
+              "own": {job.label: job.own for job in jobs if job.own}}
     written = [write_atomically(folder / f"{options.study}.md", lambda file: file.write(text), "w"),
                write_atomically(folder / f"{options.study}.json", lambda file: json.dump(output, file), "w"),
                *exports.write(text, folder, options.study), *draw(found, folder, options.study)]
     if options.record:
-        written += records.write([trainings.record_of(job, result, name) for job, result in zip(jobs, results)],
+        written += records.write([trainings.record_of(job, result, name) for job, result in trained],
                                  options.records_dir)
     print(text, *map(str, written), sep="\n", flush=True)
     return output

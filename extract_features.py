@@ -27,11 +27,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from common.errors import Parser, exit_on_bad_input
+from common.errors import InputError, Parser, exit_on_bad_input
 from extraction import captions, coco, flickr8k, flickr30k, folder, mirflickr, nuswide, openmoji, splits
 from extraction.collection import Collection
 from extraction.dataset_file import add_arguments, make_dataset, refuse_if
 from extraction.duplicates import separate
+from extraction.encoders import pictures
 from extraction.overview import overview
 
 LAYOUTS = {"mirflickr": mirflickr, "nus-wide": nuswide, "coco": coco, "flickr30k": flickr30k, "flickr8k": flickr8k,
@@ -98,6 +99,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         inspection.run(options["dataset"], options["data_dir"])
         return
     layout, out, encoders = (options.pop(name) for name in ("layout", "out", "encoders"))
+    pictures.max_pixels = options.pop("max_pixels")
+    if pictures.max_pixels < 1:
+        raise InputError(f"--max_pixels {pictures.max_pixels}: expected 1 or more")
     layout = LAYOUTS[layout]
     if layout.USUAL is None:
         make_dataset(out, layout.read(**options), encoders)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 
@@ -421,11 +422,15 @@ def search_speed(evidence: Evidence) -> list[str]:
 
 
 def rerank(evidence: Evidence) -> list[str]:
-    """mAP@50 and recall of the real-valued neighbours with and without reranking."""
+    """How the codes rank alone, reranked and rescored, what they need, and how fast they are."""
+    columns = {"map@50": "mAP@50", "recall@10": "recall@10", "tied@10": "10 tied", "bytes_per_item": "bytes an item",
+               "queries_per_second": "queries/s"}
+    formats = {"tied@10": ".1%", "bytes_per_item": ",", "queries_per_second": ",.0f"}
+
     def rows(measurement: dict) -> list[str]:
-        return table(["query", "bits", "ranking", "mAP@50", "recall@10"],
-                     [[row["query"], str(row["bits"]), row["ranking"], *("" if row[key] is None else f"{row[key]:.3f}"
-                                                       for key in ("map@50", "recall@10"))]
+        return table(["query", "bits", "ranking", *columns.values()],
+                     [[row["query"], str(row["bits"]), row["ranking"],
+                       *("" if row.get(key) is None else format(row[key], formats.get(key, ".3f")) for key in columns)]
                       for row in measurement["rerank"]], 3)
 
     if evidence.search is None or "rerank" not in evidence.search:
@@ -433,8 +438,37 @@ def rerank(evidence: Evidence) -> list[str]:
     return measured(rows, evidence.search, "search.json", "search")
 
 
+BILLION = 1_000_000_000
+SECONDS = 0.1  # that an answer may take
+
+
+def billion(evidence: Evidence) -> list[str]:
+    """What a billion items would need, from what the largest number of codes that was measured needs.
+
+    They lie in as many shards of that size as it takes; a process asks those that it holds one after the other.
+    """
+    def rows(measurement: dict) -> list[str]:
+        size = max(row["codes"] for row in measurement["figures"])
+        shards, threads, found = -(-BILLION // size), measurement["machine"]["threads"], []
+        for row in measurement["figures"]:
+            if row["codes"] == size and row["index"] not in ("numpy", "coarse"):
+                single, batch = row["queries_per_second"].values()
+                seconds = shards / single
+                needed = math.ceil(seconds / SECONDS)
+                found.append([str(row["bits"]), row["index"], f"{row['bytes_on_disk'] * shards / 1e9:,.0f}",
+                              f"{row['bits'] * BILLION / 1e9:,.0f}", f"{seconds:.2f}", f"{needed}",
+                              "" if batch is None else f"{needed * batch / shards:,.0f}", f"{row['recall@10']:.3f}"])
+        batch = list(measurement["figures"][0]["queries_per_second"])[1]
+        return [f"{shards:,} shards of {size:,} codes; a process is one of {of('thread', threads)}.", "",
+                *table(["bits", "index", "codes and index, GB", "outputs, GB", "a query in one process, s",
+                        f"processes for {SECONDS:g} s", f"queries/s of these, {batch} at a time", "recall@10"],
+                       found, 2)]
+
+    return measured(rows, evidence.search, "search.json", "search")
+
+
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
     "headline": headline, "headline.zh": functools.partial(headline, zh=True),
     "promises": promises_table, "promises.zh": functools.partial(promises_table, zh=True),
     "scale_sweep": scale_sweep, "balanced_loss": balanced_loss, "epochs": epochs,
-    "speed": speed, "search_speed": search_speed, "rerank": rerank}
+    "speed": speed, "search_speed": search_speed, "rerank": rerank, "billion": billion}

@@ -23,6 +23,7 @@ import numpy as np
 
 from benchmarks import records, trainings
 from benchmarks.studies import Job
+from common import own_code
 from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import load_dataset
 from training.device import choose_device
@@ -53,6 +54,9 @@ def job_of(record: dict, data_dir: str, device: str, folder: str) -> Job:
     settings = {"epoch": ICMR.Config().epoch, **record["settings"]}
     config = dict(settings, seed=record["seed"], hash_lens=record["hash_lens"], eval_every=settings["epoch"],
                   data_dir=data_dir, device=device, precision=record["precision"])
+    if own_code.is_own(str(config.get("loss"))):
+        raise InputError(f"{record['dataset']}: a record with the loss {config['loss']}; records are of the project's own "
+                         f"losses, and no code that a record names is run")
     ICMR.Config(**config).check()
     found = load_dataset(record["dataset"], data_dir).fingerprint
     if found != record["fingerprint"]:

@@ -6,8 +6,8 @@
 
 A RUN is the folder of a run, its metrics.json, the folder of a training of benchmark.py, or a folder of any of these.
 Runs that differ in nothing but the seed or, of other methods, the code length are one method; the first RUN's is what
-the others are compared with. Two runs that would be the same seed of one method, as from before and after an edit of
-the code, are two methods, named by their folders.
+the others are compared with. Two runs that would be the same seed of one method, as from before and after an edit, are
+two methods, named by their folders.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FIGURES = {"map": "mAP@all", "map@50": "mAP@50", "map@radius2": "mAP, radius 2",
            "ndcg@1000": "NDCG@1000"}
 RESAMPLES = 9999  # of a randomisation test; the smallest p is 2 in 10,000
 UNCOMPARED = ("dataset", "seed", "eval_every", "task")  # settings that make no other method
-ENVIRONMENT = ("torch", "numpy", "device", "gpu", "cpu", "processes", "commit")  # what else may make a difference
+ENVIRONMENT = ("torch", "numpy", "device", "gpu", "cpu", "processes", "commit", "code")  # what else may make a difference
 NO_DIFFERENCES = "These runs are of different data, so that their figures can't be compared; no differences are given:"
 
 
@@ -141,7 +141,7 @@ def read(path: Path) -> Run | None:
                  if name in names or method != "ours" and name not in ("method", "bits", "seed")}
         dataset = found.get("dataset") or settings.get("dataset") or path.parents[2].name
         final = {bits: figures for bits, figures in found["final"].items() if isinstance(figures, dict)}
-        environment = {**found["environment"], "commit": (found.get("commit") or "–")[:7]}
+        environment = {**found["environment"], **{key: (found.get(key) or "–")[:7] for key in ("commit", "code")}}
         run = Run(path.parent, method, known, settings["seed"], dataset, found["fingerprint"], environment, final, {})
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; expected the metrics of a finished run") from None
@@ -176,7 +176,7 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
     groups: dict[str, list[Run]] = {}
     for run in runs:
         if not any(run.folder.resolve() == other.folder.resolve() for group in groups.values() for other in group):
-            key = json.dumps([run.method, run.settings, run.fingerprint], sort_keys=True, default=str)
+            key = json.dumps([run.method, run.settings, run.fingerprint, run.environment["code"]], sort_keys=True)
             groups.setdefault(key, []).append(run)
     methods = []
     for group in groups.values():
@@ -194,10 +194,10 @@ def methods_of(runs: Sequence[Run]) -> list[Method]:
 
 def label_of(run: Run) -> str:
     """``ours, --scale_max 8``: the settings that differ from the default."""
-    default = vars(ICMR.Config()) if run.method == "ours" else {}
-    changed = [f"`--{name} {written(value)}`" for name, value in run.settings.items()
-               if name != "hash_lens" and value != default.get(name)]
-    return ", ".join([run.method, *changed])
+    default = vars(ICMR.Config())
+    changed = [f"--{name} {written(value)}" for name, value in run.settings.items()
+               if run.method == "ours" and name != "hash_lens" and value != default[name]]
+    return run.method + (f", `{' '.join(changed)}`" if changed else "")
 
 
 def written(value: object) -> str:

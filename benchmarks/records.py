@@ -10,32 +10,27 @@ versions and machine it is from. :func:`make` makes a record of a training, :fun
 
 from __future__ import annotations
 
-import ast
 import datetime
 import functools
-import hashlib
 import json
 import math
 import platform
 import re
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from common.atomic_files import write_atomically
+from common.code_files import ROOT, digest, follow, in_project
 from common.errors import InputError
 from training.device import processor
 
-ROOT = Path(__file__).resolve().parents[1]
 RESULTS = "docs/results"
 OURS = "ours"
 WRITTEN = "records in UTF-8, as benchmark.py --record writes them"
-LEFT_OUT = (  # what decides no figure of a record
-    "reporting", "common.console", "common.errors", "common.atomic_files",  # drawing, printing, writing
-    "load_data", "pairs", "formats")  # reading: a record has the fingerprint of what was read
 
 _COMMIT, _SHA256, _DATE = (re.compile(text) for text in ("[0-9a-f]{40}", "[0-9a-f]{64}", r"\d{4}-\d\d-\d\d"))
 _BITS = re.compile("[1-9][0-9]*")
@@ -295,63 +290,16 @@ def root_module(method: str) -> str:
 @functools.cache
 def code_digest(module: str) -> str:
     """Changes with the code of ``module`` and of all that it imports from this project (:func:`code_files`)."""
-    digest = hashlib.sha256()
-    for name, path in code_files(module).items():
-        digest.update(f"{name}\n{_plain(_tree(path))}\n".encode())
-    return digest.hexdigest()
+    return digest(code_files(module))
 
 
 @functools.cache
 def code_files(module: str) -> dict[str, Path]:
     """The files of ``module`` and of all that it imports, directly or not, from the project, sorted by module name.
 
-    Imports inside functions count; LEFT_OUT does not.
+    What decides no figure of a record does not count (common/code_files.py).
     """
-    found: dict[str, Path] = {}
-    waiting = [module]
-    while waiting:
-        name = waiting.pop()
-        parts = name.split(".")
-        waiting += [".".join(parts[:-1])] * (len(parts) > 1)  # importing a.b runs a/__init__.py first
-        path = next((path for path in (ROOT.joinpath(*parts, "__init__.py"), ROOT.joinpath(*parts).with_suffix(".py"))
-                     if path.is_file()), None)
-        left_out = name in LEFT_OUT or parts[0] in LEFT_OUT
-        if path is not None and name not in found and not left_out:
-            found[name] = path
-            waiting += _imports(_tree(path), parts if path.name == "__init__.py" else parts[:-1])
-    return dict(sorted(found.items()))
-
-
-def _tree(path: Path) -> ast.Module:
-    return ast.parse(path.read_bytes(), str(path))
-
-
-def _imports(tree: ast.Module, package: list[str]) -> Iterator[str]:
-    """The names of modules that a file of ``package`` imports, and of what may be a module in them."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[:len(package) - node.level + 1] if node.level else []
-            base = ".".join([*above, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
-def _plain(node: object) -> object:
-    """A syntax tree without docstrings and places as nested lists, the same in every version of Python: unlike
-    ``ast.dump``, whose text changes with the version, it leaves out all that is empty.
-    """
-    if isinstance(node, list):
-        return [_plain(each) for each in node]
-    if not isinstance(node, ast.AST):
-        return node
-    fields = dict(ast.iter_fields(node))
-    if isinstance(node, (ast.Module, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)) \
-            and ast.get_docstring(node, clean=False) is not None:
-        fields["body"] = node.body[1:]
-    return [type(node).__name__, *([name, _plain(value)] for name, value in fields.items()
-                                   if value is not None and value != [])]
+    return follow(module, in_project(module, ROOT), lambda name: in_project(name, ROOT))
 
 
 def committed(module: str) -> tuple[str | None, str]:

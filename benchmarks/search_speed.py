@@ -11,6 +11,8 @@ measured in a process of its own.
 
 ``coarse`` is the search from coarse to fine in nested codes: candidates by the first bits, as many as one of the two
 shortest code lengths has, ordered by all bits. It is measured with the longest of ``--bits``.
+
+How well the codes rank, alone, reranked and rescored, is measured on the items of the data set itself.
 """
 
 from __future__ import annotations
@@ -39,6 +41,7 @@ from common.errors import InputError, Parser, exit_on_bad_input
 from common.hamming_loops import compiled, distance_to
 from indexing import nearest, quality
 from indexing.encoding import load_model
+from indexing.features import Encoded
 from indexing.index import Index
 from load_data import load_dataset
 from training import checkpoint
@@ -51,7 +54,7 @@ RECALL_QUERIES = 200
 TOPK = 10
 SECONDS = 1.0  # at least so long is each speed measured
 READ_BYTES = 1 << 30
-RERANKED = (100, 500)  # the best so many
+RERANKED = (100, 500)  # the best so many, and rescored
 ENCODED = 40960
 
 
@@ -211,14 +214,28 @@ def encoding_speed(path: Path, dataset: str, data_dir: str, folder: Path) -> flo
 
 
 def reranking(path: Path, dataset: str, data_dir: str, folder: Path) -> list[dict]:
-    """mAP@50 and recall@10 of a model's codes, in both directions, plain and with the best of them reranked."""
+    """How well and how fast a model's codes rank in both directions: alone, and with the best of them reranked or
+    rescored. The bytes are those that a ranking reads of an item, codes and outputs.
+    """
     data, rows = load_dataset(dataset, data_dir), []
     source = {"dataset": data.name, "path": str(data.path), "split": "retrieval", "fingerprint": data.fingerprint}
     for query, item in (("text", "image"), ("image", "text")):
         index = Index.build(folder / item, path, **{item: getattr(data.retrieval, item).numpy()},
-                            ids=data.retrieval.index, source=source)
-        rows += [{"query": query, "bits": index.bits, "ranking": found.ranking, "map@50": found.map_at_50,
-                  "recall@10": found.recall_at_10} for found in quality.measure(index, data, query, RERANKED)]
+                            ids=data.retrieval.index, source=source, rescore="int8")
+        asked, options = index.encode(**{query: getattr(data.query, query).numpy()}), dict(
+            quality.rankings(index, RERANKED, RERANKED))
+        singles = [Encoded(*(side[i:i + 1] for side in asked)) for i in range(len(asked.x))]
+        for found in quality.measure(index, data, query, RERANKED, rescore=RERANKED):
+            row = {"query": query, "bits": index.bits, "ranking": found.ranking, "map@50": found.map_at_50,
+                   "recall@10": found.recall_at_10, "tied@10": found.tied_at_10}
+            if (how := options.get(found.ranking)) is not None:
+                row["bytes_per_item"] = index.codes.shape[1] + ("rescore" in how) * index.outputs.shape[1]
+                row["queries_per_second"] = speed(
+                    lambda i: index.query_encoded(singles[i % len(singles)], TOPK, **how))
+            rows.append(row)
+            if found.recall_at_10 is not None:
+                print(f"{index.bits} bits, {query} queries, {found.ranking}: recall@10 {found.recall_at_10:.3f}, 10 "
+                      f"tied {found.tied_at_10:.1%}, {row['queries_per_second']:,.0f} queries/s one at a time", flush=True)
     return rows
 
 
@@ -302,7 +319,8 @@ def main(argv: list[str] | None = None) -> dict:
     result = {"dataset": name, "noise": options.noise, "seed": options.seed, "topk": TOPK,
               "cpu": processor(), "load": round(os.getloadavg()[0], 1), "platform": platform.platform(),
               "faiss": faiss.__version__, "numpy": np.__version__,
-              "limits": limits([-(-bits // 8) for bits in options.bits]), "encoded_per_second": {}, "figures": []}
+              "limits": limits([-(-bits // 8) for bits in options.bits]), "encoded_per_second": {}, "rerank": [],
+              "figures": []}
     for bits in options.bits:
         shorter = [length for length in model.hash_lens if length < bits]
         with tempfile.TemporaryDirectory() as scratch:
@@ -310,8 +328,7 @@ def main(argv: list[str] | None = None) -> dict:
             base, asked = real_codes(path, options.dataset, options.data_dir)
             result["encoded_per_second"][str(bits)] = encoding_speed(path, options.dataset, options.data_dir,
                                                                      Path(scratch))
-            if bits == options.bits[0]:
-                result["rerank"] = reranking(path, options.dataset, options.data_dir, Path(scratch))
+            result["rerank"] += reranking(path, options.dataset, options.data_dir, Path(scratch, str(bits)))
         coarse = shorter[:2] if bits == max(options.bits) else []
         for size in options.sizes:
             result["figures"] += measure_all(options, bits, coarse, size, base, asked, result["limits"])

@@ -79,10 +79,11 @@ class Job:
     bits: int | None  # None for ours
     config: dict  # of ICMR, with this job's settings
     folder: str  # of its results
+    own: str = ""  # the pinned name of the class (common/own_code.py) of a method of one's own
 
 
 def jobs_of(study: str, path: str, dataset: Dataset, settings: dict, seeds: int, folder: Path,
-            wanted: list[str] | None = None) -> list[Job]:
+            wanted: list[str] | None = None, own: dict[str, str] | None = None) -> list[Job]:
     """The trainings of a study on a data set, those whose settings are the same in two studies only once.
 
     Args:
@@ -90,14 +91,15 @@ def jobs_of(study: str, path: str, dataset: Dataset, settings: dict, seeds: int,
         settings: of all trainings, ``hash_lens`` among them; what a label changes comes on top.
         seeds: how many, 0 the first.
         folder: holds a folder for each training.
-        wanted: only these labels.
+        wanted: only these labels, and the methods of one's own.
+        own: pinned names of classes by label: methods of one's own, of the study ``methods``.
     """
-    jobs = []
+    jobs, own = [], own or {}
     for seed in range(seeds):
         chosen = dict(settings, seed=seed)
         if study == "methods":
-            jobs += [Job(path, name, seed, bits, chosen, str(folder / f"{name}-{bits}-seed{seed}"))
-                     for name in METHODS for bits in settings["hash_lens"]]
+            jobs += [Job(path, name, seed, bits, chosen, str(folder / f"{name}-{bits}-seed{seed}"), own.get(name, ""))
+                     for name in (*METHODS, *own) for bits in settings["hash_lens"]]
         for label, changes in STUDIES[study].items():
             named = {key: (chosen | changes)[key] for key in {"epoch", "eval_every", *changes}}
             slug = "-".join(f"{key}={value}" for key, value in sorted(named.items())
@@ -106,4 +108,4 @@ def jobs_of(study: str, path: str, dataset: Dataset, settings: dict, seeds: int,
     labels = list(dict.fromkeys(job.label for job in jobs))
     if unknown := sorted(set(wanted or ()) - set(labels)):
         raise InputError(f"--methods {', '.join(unknown)}: expected some of {', '.join(labels)}")
-    return [job for job in jobs if job.label in (wanted or labels)]
+    return [job for job in jobs if job.label in (wanted or labels) or job.own]

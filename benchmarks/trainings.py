@@ -26,8 +26,10 @@ from tqdm import tqdm
 import evaluation
 from benchmarks import records
 from benchmarks.baselines import METHODS, Unsuited, evaluate, evaluate_last
+from benchmarks.baselines.own import Own
 from benchmarks.datasets import with_finer_labels
 from benchmarks.studies import Job
+from common import own_code
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from load_data import Dataset, load_dataset
@@ -41,6 +43,8 @@ UNRECORDED = ("dataset", "hash_lens", "seed", "eval_every", "task")
 
 def settings_of(job: Job) -> dict:
     """What has to be the same for a finished training to be used again."""
+    if job.own:
+        return {"method": job.label, "class": own_code.unpinned(job.own), "bits": job.bits, "seed": job.seed}
     if job.bits is not None:
         return {"method": job.label, "bits": job.bits, "seed": job.seed}
     return ICMR.Config(**job.config).outcome()
@@ -57,6 +61,17 @@ def recorded_settings(job: Job) -> dict:
 
 def method_of(job: Job) -> str:
     return records.OURS if job.bits is None else job.label
+
+
+def module_of(job: Job) -> str:
+    """The module of this project whose imports decide what a training gives."""
+    return "benchmarks.baselines.own" if job.own else records.root_module(method_of(job))
+
+
+def code_of(job: Job) -> str:
+    """Changes with the code that decides what a training gives, that of a method of one's own included."""
+    code = records.code_digest(module_of(job))
+    return f"{code}@{job.own.rpartition('@')[2]}" if job.own else code
 
 
 # --- finished trainings -------------------------------------------------------------------------------------------
@@ -80,6 +95,11 @@ def finished(path: str | Path, settings: dict, fingerprint: str, code: str) -> t
         return None, "damaged or of an older version"
 
 
+def finished_job(job: Job, fingerprint: str) -> tuple[dict | None, str]:
+    """What :func:`finished` says of a job on data of this fingerprint."""
+    return finished(Path(job.folder) / "result.json", settings_of(job), fingerprint, code_of(job))
+
+
 def stamp(method: str, settings: dict) -> dict:
     """What :func:`finished` and a record will want to know of a training; to be made as it begins, as the files of the
     code may be edited before it ends.
@@ -98,8 +118,7 @@ def keep(path: str | Path, result: dict, stamp: dict) -> dict:
 
 def look(jobs: list[Job], fingerprints: dict[str, str]) -> list[dict | None]:
     """The results of the jobs that are finished, None for the others; says how many there are of each."""
-    found = [finished(Path(job.folder) / "result.json", settings_of(job), fingerprints[job.dataset],
-                      records.code_digest(records.root_module(method_of(job)))) for job in jobs]
+    found = [finished_job(job, fingerprints[job.dataset]) for job in jobs]
     reasons = Counter(reason for _, reason in found if reason)
     again = f"; {reasons.total()} are trained again: " + ", ".join(f"{count} {reason}"
                                                                    for reason, count in reasons.items())
@@ -113,7 +132,7 @@ def look(jobs: list[Job], fingerprints: dict[str, str]) -> list[dict | None]:
 
 def run(job: Job) -> dict:
     """Train, test, and keep the result; one that says why, where a method can't be trained on these data."""
-    mark = stamp(method_of(job), settings_of(job))
+    mark = stamp(method_of(job), settings_of(job)) | {"code": code_of(job)}
     device = choose_device(job.config["device"])
     if device.type == "cpu":
         torch.set_num_threads(1)
@@ -164,7 +183,7 @@ def train_ours(job: Job) -> dict:
 
 def train_baseline(job: Job, device: torch.device) -> dict:
     split = data(job)
-    method = METHODS[job.label](job.bits, job.seed, device)
+    method = Own(job.own, job.bits, job.seed, device) if job.own else METHODS[job.label](job.bits, job.seed, device)
     history, tested = [], 0.0
 
     def test(epoch: int) -> None:
@@ -229,8 +248,8 @@ def require_recordable(jobs: list[Job], results: list[dict | None]) -> None:
     """Raise InputError, before anything is trained, if the finished trainings, or those to come, can't be recorded."""
     uncommitted = [job for job, result in zip(jobs, results) if result is not None and result["commit"] is None]
     if uncommitted:
-        raise InputError(f"--record: {len(uncommitted)} finished trainings are of code that was not committed; remove "
-                         f"their folders, such as {uncommitted[0].folder}, to train them again")
+        raise InputError(f"--record: {len(uncommitted)} finished trainings are of code that was not committed, such as "
+                         f"{uncommitted[0].folder}; --fresh trains them again")
     for method in dict.fromkeys(method_of(job) for job, result in zip(jobs, results) if result is None):
         records.require_committed(records.root_module(method))
 

@@ -6,10 +6,14 @@ import argparse
 import errno
 import functools
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable, Iterable
 from typing import NoReturn
+
+
+MESSAGE = 400  # characters
 
 
 class InputError(ValueError):
@@ -23,6 +27,14 @@ def listing(names: Iterable[object]) -> str:
     """Names for a message, sorted and separated by commas; at most 20 of them, and "nothing" if there are none."""
     shown = sorted(map(str, names))
     return ", ".join(shown[:20]) + ", ..." * (len(shown) > 20) if shown else "nothing"
+
+
+def one_line(message: object) -> str:
+    """A message as it is shown: in one line of at most 400 characters; of long words, and else of the whole, the middle
+    is left out.
+    """
+    line = re.sub(r"\S{121,}", lambda word: f"{word[0][:80]}…{word[0][-39:]}", " ".join(str(message).split()))
+    return line if len(line) <= MESSAGE else f"{line[:MESSAGE // 2]}…{line[1 - MESSAGE // 2:]}"
 
 
 class Parser(argparse.ArgumentParser):
@@ -50,22 +62,30 @@ def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
                 sys.stdout.flush()  # now, so that what can't be written is handled below
             return result
         except InputError as error:
-            print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+            _complain(f"error: {one_line(error)}")
             raise SystemExit(2) from None
         except BrokenPipeError:  # whoever read the output has gone, as in  | head -1
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
             raise SystemExit(128 + signal.SIGPIPE) from None
         except OSError as error:
             if error.filename is not None:  # a name that is too long, a folder that may not be entered
-                print(f"error: {error.filename}: {error.strerror}", file=sys.stderr)
+                _complain(f"error: {one_line(error.filename)}: {error.strerror}")
                 raise SystemExit(2) from None
             if error.errno != errno.ENOSPC:
                 raise
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            print("error: cannot write the output: the disk is full", file=sys.stderr)
+            _complain("error: cannot write the output: the disk is full")
             raise SystemExit(2) from None
         except KeyboardInterrupt:
-            print("Stopped.", file=sys.stderr)
+            _complain("Stopped.")
             raise SystemExit(128 + signal.SIGINT) from None
 
     return wrapper
+
+
+def _complain(line: str) -> None:
+    """Write a line on standard error; if that is full or closed, the exit status has to say it all."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # Python flushes it once more at its end

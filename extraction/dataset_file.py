@@ -21,6 +21,7 @@ from common.errors import InputError
 from extraction import captions as of_captions, chunks, encoders as known
 from extraction.collection import Collection
 from extraction.download import Pictures
+from extraction.encoders.pictures import MAX_PIXELS
 
 # What a row is called in messages: the first of these columns that there is.
 NAME_COLUMNS = ("image_file", "file", "icon", "hexcode")
@@ -35,6 +36,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                              "separated by commas, encode in one pass and make a file each, NAME-ENCODER.h5")
     parser.add_argument("--clip", type=lambda name: [name], dest="encoders", metavar="MODEL", default=argparse.SUPPRESS,
                         help="the same for a single CLIP-like model")
+    parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N",
+                        help=f"of a picture; a JPEG of more is decoded smaller, and others are left out (default: "
+                             f"{MAX_PIXELS:,}, which take 600 MB)")
 
 
 def multi_hot(names: Sequence[Sequence[str]],

@@ -62,10 +62,10 @@ class File(NamedTuple):
         """The path, or the picture opened out of its archive, its pixels not read yet. Raises InputError."""
         if self.member is None:
             return Path(self.path)
-        from extraction.encoders import optional  # here, since the encoders take a while to import
+        from extraction.encoders.pictures import pillow  # here, since the encoders take a while to import
 
         try:
-            return optional("PIL.Image").open(io.BytesIO(self.read_bytes()))
+            return pillow().open(io.BytesIO(self.read_bytes()))
         except InputError:
             raise
         except Exception:  # Pillow's readers raise whatever damaged files make them

@@ -12,12 +12,14 @@ import numpy as np
 
 from common.errors import InputError
 from formats.arrays import Array, block_rows, check_declared_size, in_memory
+from formats.hdf5_structure import check_structure
 
 
 def hdf5_arrays(path: Path, stack: contextlib.ExitStack) -> dict[str, Array]:
     """The arrays of the file by key, ``group/name`` in a group; they can be read until ``stack`` is closed."""
     with open(path, "rb") as file:
         matlab = file.read(10) == b"MATLAB 7.3"
+    check_structure(path)
     hdf5 = stack.enter_context(h5py.File(path, "r"))
     items: dict[str, h5py.HLObject] = {}
     # visititems follows neither soft nor external links: nothing outside the file is opened.

@@ -1,10 +1,13 @@
-"""The arrays of a pickled dict, read without running anything that is in the pickle."""
+"""The arrays of a pickled dict, read without running anything that is in the pickle.
+
+A pickle is a program for a small machine. Python's own interpreter of it in C trusts its promises, of sizes and of
+nesting, down to a crash; the one in Python, which is as fast where it matters (large arrays are few instructions), lets
+each promise be checked before it is believed.
+"""
 
 from __future__ import annotations
 
-import os
 import pickle
-import pickletools
 import re
 from pathlib import Path
 from typing import IO
@@ -14,45 +17,100 @@ import numpy as np
 from common.errors import InputError
 from formats.arrays import Array, library_errors, wrap
 
+MAX_DEPTH = 32  # lists within lists: as many as an array may have axes, and half of what NumPy takes
+SPARE_BYTES = 256 << 20  # that the values may take beyond four times the file
+KEYS = (str, bytes, int, float, type(None), np.generic)  # of dicts: nothing that holds other things
+
 
 def read_pickle(path: Path) -> dict[str, Array]:
     """The arrays of a pickled dict, by key.
 
-    Raises InputError for a damaged file, and for a pickle that asks for any code, which the message names.
+    Raises InputError for a damaged file, for a pickle that asks for any code, which the message names, and for one
+    whose values would take far more memory than the file, as one list in many places does.
     """
     with library_errors(str(path)), open(path, "rb") as file:
-        _check_promises(file)
         try:
-            content = _ArrayUnpickler(file).load()
+            content = _ArrayUnpickler(_Bounded(file, path.stat().st_size)).load()
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
-    if not isinstance(content, dict):
-        raise InputError(f"{path}: found a {type(content).__name__}; expected a dict with image, text and, if there "
-                         f"are labels, label")
-    return wrap(str(path), content)
+        if not isinstance(content, dict):
+            raise InputError(f"{path}: found a {type(content).__name__}; expected a dict with image, text and, if there "
+                             f"are labels, label")
+        _check_promises(path, content)
+        return wrap(str(path), content)
 
 
-def _check_promises(file: IO[bytes]) -> None:
-    """Read every instruction first: the unpickler allocates what a damaged one asks for, up to gigabytes."""
-    size = file.seek(0, os.SEEK_END)
-    file.seek(0)
-    for count, (opcode, argument, _position) in enumerate(pickletools.genops(file)):
-        if opcode.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > count:
-            raise ValueError(f"memo entry {argument} after {count} instructions")
-        if opcode.name == "FRAME" and argument > size:
-            raise ValueError(f"a frame of {argument} bytes")
-    file.seek(0)
+class _Bounded:
+    """A file that is never asked for more bytes than it has: Python would set aside room for all of them first."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self.file, self.size, self.left, self.readline = file, size, size, file.readline
+
+    def read(self, size: int) -> bytes:
+        self.left = self.rest(size)
+        return self.file.read(size)
+
+    def readinto(self, room: bytearray) -> int:
+        self.left = self.rest(len(room))
+        return self.file.readinto(room)
+
+    def rest(self, size: int) -> int:
+        """The bytes that are left after the next ``size``. Raises EOFError if there are not as many."""
+        if size > self.left:
+            raise EOFError(f"ends early: {size:,} more bytes are promised, and {self.left:,} are there")
+        return self.left - size
 
 
-class _ArrayUnpickler(pickle.Unpickler):
+def _check_promises(path: Path, content: dict) -> None:
+    """Raise InputError if the lists of a dict nest too deep, or hold more than the file can account for: a pickle can
+    put the same list, row or text into a billion places in a hundred bytes.
+    """
+    most = 4 * path.stat().st_size + SPARE_BYTES
+    known: dict[int, tuple[int, int, int]] = {}
+
+    def measure(value: object, depth: int) -> tuple[int, int, int]:
+        """The number of entries, the bytes of the largest, and the levels of lists of a value."""
+        if isinstance(value, _PickledArray):
+            return getattr(value, "array", np.empty(0)).size, 8, 0
+        if isinstance(value, (str, bytes)):
+            return 1, 4 * len(value), 0
+        if not isinstance(value, (list, tuple)):
+            return 1, 8, 0
+        if id(value) not in known:
+            if depth == MAX_DEPTH:
+                raise InputError(f"lists within lists, more than {MAX_DEPTH} deep; expected an array, or a list of rows")
+            known[id(value)] = 0, 0, MAX_DEPTH  # while it is measured: one that holds itself has no end
+            count = width = levels = 0
+            for entry in value:
+                more, wide, below = measure(entry, depth + 1)
+                count, width, levels = count + more, max(width, wide), max(levels, below + 1)
+            known[id(value)] = count, width, levels
+        found = known[id(value)]
+        if depth + found[2] > MAX_DEPTH:
+            raise InputError(f"lists within lists, more than {MAX_DEPTH} deep; expected an array, or a list of rows")
+        return found
+
+    for key, value in content.items():
+        with library_errors(f"{path}: {str(key)[:100]}"):
+            try:
+                count, width, _levels = measure(value, 0)
+            except InputError as error:
+                raise InputError(f"{path}: {str(key)[:100]}: {error}") from None
+            if count * width > most:
+                raise InputError(f"{path}: {str(key)[:100]}: {count:,} values of up to {width:,} bytes in a file of "
+                                 f"{path.stat().st_size:,}; expected an array, or lists that hold each row once")
+
+
+class _ArrayUnpickler(pickle._Unpickler):
     """Unpickles arrays, strings, numbers and plain containers.
 
     Not even the numpy classes that a pickle names are used: their ``__setstate__`` trusts its input down to memory
     offsets. Stand-ins for them rebuild each array from its bytes alone, without a copy.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: _Bounded) -> None:
         super().__init__(file, encoding="latin1")  # what Python 2's arrays need
+        self.file = file
         self.stand_ins = _numpy_stand_ins()
 
     def find_class(self, module: str, name: str) -> object:
@@ -61,6 +119,50 @@ class _ArrayUnpickler(pickle.Unpickler):
             raise InputError(f"refused: the pickle asks for {module}.{name}, and nothing in it was run; "
                              "expected only numpy arrays, numbers, strings, lists and dicts")
         return self.stand_ins[key]
+
+    def fill_dict(self) -> None:
+        """Put what is on the stack since the last mark into the dict before it."""
+        items = self.pop_mark()
+        self._put(items[::2], items[1::2])
+
+    def set_item(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self._put([key], [value])
+
+    def make_dict(self) -> None:
+        items = self.pop_mark()
+        self.append({})
+        self._put(items[::2], items[1::2])
+
+    def _put(self, keys: list, values: list) -> None:
+        for key in keys:
+            if not isinstance(key, KEYS) or isinstance(key, int) and key.bit_length() > 64:
+                raise InputError(f"refused: a dict with a {type(key).__name__} for a key; expected names")
+        self.stack[-1].update(zip(keys, values, strict=True))
+
+    def build(self) -> None:
+        state = self.stack.pop()
+        if not isinstance(self.stack[-1], (_PickledArray, _PickledDtype)):
+            raise InputError("refused: a state for something other than an array; expected only numpy arrays, numbers, "
+                             "strings, lists and dicts")
+        self.stack[-1].__setstate__(state)
+
+    def byte_array(self) -> None:
+        size = int.from_bytes(self.read(8), "little")
+        if size > self.file.size:  # it may lie in a frame, which was read already
+            self.file.rest(size)
+        room = bytearray(size)
+        self.readinto(room)
+        self.append(room)
+
+    def refuse(self) -> None:
+        raise InputError("refused: an object or a set; expected only numpy arrays, numbers, strings, lists and dicts")
+
+    dispatch = pickle._Unpickler.dispatch | {
+        pickle.SETITEM[0]: set_item, pickle.SETITEMS[0]: fill_dict, pickle.DICT[0]: make_dict, pickle.BUILD[0]: build,
+        pickle.BYTEARRAY8[0]: byte_array,
+        **dict.fromkeys(pickle.INST + pickle.OBJ + pickle.NEWOBJ + pickle.NEWOBJ_EX + pickle.EXT1 + pickle.EXT2
+                        + pickle.EXT4 + pickle.EMPTY_SET + pickle.ADDITEMS + pickle.FROZENSET, refuse)}
 
 
 class _PickledDtype:
@@ -82,6 +184,8 @@ class _PickledArray:
 
     def fill(self, data: bytes | str, dtype: _PickledDtype, shape: tuple, order: str) -> _PickledArray:
         data = data.encode("latin1") if isinstance(data, str) else data  # str: written by Python 2
+        if min(shape, default=0) < 0:  # which NumPy takes to mean: whatever fits
+            raise ValueError(f"shape {shape}")
         self.array = np.frombuffer(data, dtype.dtype).reshape(shape, order=order)
         return self
 

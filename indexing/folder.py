@@ -15,25 +15,32 @@ import os
 import platform
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import faiss
 import numpy as np
-import pyarrow as pa
-import torch
 
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from indexing import nearest
+from indexing.features import chunks
+
+if TYPE_CHECKING:
+    import faiss
 
 FORMAT = 1
 MANIFEST = "index.json"
+RESCORING = ("int8",)  # how x may be stored beside the codes
 DATASET_KEYS = ("dataset", "path", "split", "fingerprint")  # of a source that is a data set
 REQUIRED_FILES = {"codes.npy", "ids.npy", "model.pth"}
-PARSED_FILES = {"model.pth", "faiss.index", "items.arrow"}  # a parser must get the bytes that were written
+PARSED_FILES = {"model.pth", "heads.npz", "faiss.index", "items.arrow"}  # a parser must get the bytes that were written
 MAX_BYTES_HASHED_ON_LOAD = 1 << 26  # up to this size, hashing another file takes no time
+CHANGES = ("added", "removed", "updated")  # of a source: how many items were, since the build
+PACKAGES = ("numpy", "torch", "faiss", "pyarrow")  # that may have written a part of an index
+COPIED_ROWS = 1 << 16  # of an array, moved at once
 
 
 # --- reading --------------------------------------------------------------------------------------
@@ -60,6 +67,8 @@ def read_manifest(folder: Path) -> dict:
                  and all(type(about[key]) is int and about[key] > 0 for key in ("bits", "count"))
                  and REQUIRED_FILES <= about["files"].keys()
                  and (about["kind"] == "flat") == ("faiss.index" not in about["files"])
+                 and about.get("rescore") in (None, *RESCORING)
+                 and (about.get("rescore") is None) == ("outputs.npy" not in about["files"])
                  and all("/" not in name and type(file["bytes"]) is int and type(file["sha256"]) is str
                          for name, file in about["files"].items())
                  and all(type(about[key]) is dict for key in ("parameters", "model"))
@@ -88,7 +97,7 @@ def is_source(source: object) -> bool:
         json.dumps(source, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
         return False
-    return (isinstance(source, dict) and type(source.get("added", 0)) is int
+    return (isinstance(source, dict) and all(type(source.get(key, 0)) is int for key in CHANGES)
             and all(source.get(key) is None or type(source[key]) is str for key in (*DATASET_KEYS, "encoders"))
             and all(source.get(key) is not None for key in DATASET_KEYS if "dataset" in source)
             and isinstance(files := source.get("files", []), list) and all(type(name) is str for name in files))
@@ -142,6 +151,8 @@ def map_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
 
 def read_faiss(path: Path, about: dict) -> faiss.IndexBinary:
     """The faiss index of a version whose ``index.json`` is ``about``. Raises InputError if it isn't that one."""
+    import faiss
+
     try:
         index = faiss.read_index_binary(str(path))
         nearest.configure(index, about["parameters"])
@@ -159,7 +170,7 @@ class NewVersion:
     """A version that is being written, in the subfolder ``building``; a context that one process enters at a time.
 
     The old version stays until :meth:`publish`. With a ``plan``, which says what decides the codes, an interrupted
-    build of the same plan is resumed: its ``codes.npy`` is kept.
+    build of the same plan is resumed: its ``codes.npy`` and ``outputs.npy`` are kept.
 
     Attributes:
         about: entries of ``index.json`` to be published.
@@ -194,7 +205,7 @@ class NewVersion:
         if self.plan is not None and noted.get("plan") == self.plan and "read" in noted:
             self.done, self.features_hash = noted["done"], noted["read"]
             for path in self.work.iterdir():  # all other files are written again
-                if path.name not in ("codes.npy", "progress.json"):
+                if path.name not in ("codes.npy", "outputs.npy", "progress.json"):
                     path.unlink()
         else:
             shutil.rmtree(self.work, ignore_errors=True)
@@ -224,6 +235,8 @@ class NewVersion:
 
     def write_faiss(self, index: faiss.IndexBinary) -> None:
         """Write ``faiss.index``."""
+        import faiss
+
         try:
             faiss.write_index_binary(index, str(self.path("faiss.index")))
         except RuntimeError as error:  # faiss's word for a full disk
@@ -250,11 +263,29 @@ class NewVersion:
         name = f"v{number}"
         shutil.rmtree(self.folder / name, ignore_errors=True)  # of a process killed before it replaced index.json
         os.replace(self.work, self.folder / name)
+        software = {name: sys.modules[name].__version__ for name in PACKAGES if name in sys.modules}
         content = {"format": FORMAT, "version": name, "count": count, **self.about, "files": files,
                    "written": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-                   "software": {"python": platform.python_version(), "numpy": np.__version__,
-                                "torch": torch.__version__, "faiss": faiss.__version__, "pyarrow": pa.__version__}}
+                   "software": {"python": platform.python_version(), **software}}
         write_atomically(self.folder / MANIFEST, lambda file: json.dump(content, file, indent=1), "w")
         for other in self.folder.iterdir():
             if re.fullmatch(r"v\d+", other.name) and other.name != name:
                 shutil.rmtree(other, ignore_errors=True)
+
+
+def write_header(file, dtype: type, shape: tuple[int, ...]) -> int:
+    """Begin a .npy file of rows that are written after this; returns where they start."""
+    about = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, about)
+    return file.tell()
+
+
+def write_merged(file, old: np.ndarray, new: np.ndarray, order: np.ndarray) -> None:
+    """Write rows of two arrays (n, d) and (m, d) of one type as a .npy file; ``order`` counts the new ones after the
+    old.
+    """
+    write_header(file, old.dtype, (len(order), old.shape[1]))
+    for rows in chunks(order, COPIED_ROWS):
+        block, added = np.empty((len(rows), old.shape[1]), old.dtype), rows >= len(old)
+        block[~added], block[added] = old[rows[~added]], new[rows[added] - len(old)]
+        file.write(block)

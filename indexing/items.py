@@ -59,6 +59,13 @@ def append_table(old: pa.Table | None, old_count: int, new: pa.Table | None, new
         raise InputError(f"columns: don't fit those of the index: {str(error).splitlines()[0]}") from error
 
 
+def replace_columns(table: pa.Table | None, rows: np.ndarray, new: pa.Table | None) -> pa.Table:
+    """Some rows of the columns of an index, with those of ``new``, of as many rows, in place of its own or beside them.
+    """
+    columns = {} if table is None else dict(zip(table.column_names, table.take(rows).columns))
+    return pa.table({**columns, **({} if new is None else dict(zip(new.column_names, new.columns)))})
+
+
 def write_table(file, table: pa.Table, order: np.ndarray) -> None:
     """Write the rows of a table in this order as an Arrow file."""
     with pa.ipc.new_file(file, table.schema) as writer:

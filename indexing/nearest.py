@@ -5,27 +5,32 @@ Codes are uint8 rows from ``metric.pack_codes``. Every search orders its results
 by row: whoever splits the rows and merges the answers gets the same answer.
 
 The exact search (:func:`common.hamming_loops.find_nearest`) runs on the code array where it is, also a memory-mapped
-one, and needs next to no memory besides. Radius searches and the approximate indexes are faiss's.
+one, and needs next to no memory besides. NumPy does the work of a process that compares few codes: loading Numba would
+take longer. The approximate indexes are faiss's, which is imported only for them: beside PyTorch it crashes on some
+Macs.
 """
 
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import faiss
 import numpy as np
-import torch
 
-from common.hamming_loops import find_nearest, in_threads
+if TYPE_CHECKING:
+    import faiss
 
 KINDS = ("flat", "ivf", "hnsw", "hash")
 NO_ROW = -1  # stands where an approximate index found fewer items than asked for
 
 QUERY_BLOCK = 256  # queries of a thread that go through the codes together
 CODE_BLOCK = 8192  # codes that they are compared with before the next, so that these stay in the cache
+DECIMALS = 12  # cosines that are equal to so many decimals count as equal
+SCAN_BLOCK = 1 << 16  # codes that NumPy compares with a query at once
+MAX_SCANNED = 1 << 25  # pairs of codes that NumPy compares in the time that it takes to load Numba
 ADDED_ROWS = 1 << 18  # codes added to a faiss index at once
 
 
@@ -47,6 +52,7 @@ class Flat:
 
     def __init__(self, codes: np.ndarray, first_row: int = 0):
         self.codes, self.first_row = codes, first_row
+        self.scanned = 0  # pairs of codes compared by NumPy, in place of the compiled loops
 
     def nearest(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
         """As :meth:`Searcher.nearest`; exact. (q, min(topk, n))."""
@@ -54,7 +60,12 @@ class Flat:
         if not topk or not len(queries):
             return np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
         pairs = len(queries) * len(self.codes)
-        if len(queries) < torch.get_num_threads():  # share the codes
+        if "numba" not in sys.modules and (pairs <= SCAN_BLOCK or self.scanned + pairs <= MAX_SCANNED):
+            self.scanned += pairs if pairs > SCAN_BLOCK else 0  # NumPy is as fast at so few
+            return self._scan(queries, topk)
+        from common.hamming_loops import in_threads, num_threads
+
+        if len(queries) < num_threads():  # share the codes
             parts = in_threads(lambda rows: self._nearest(queries, rows, topk), len(self.codes), pairs)
             return merge_nearest(parts, topk)
         every = slice(0, len(self.codes))
@@ -62,7 +73,9 @@ class Flat:
         return tuple(np.concatenate(arrays) for arrays in zip(*parts))
 
     def _nearest(self, queries: np.ndarray, rows: slice, topk: int) -> tuple[np.ndarray, np.ndarray]:
-        """The answer for one part of the codes, in one thread."""
+        """The answer for one part of the codes, in one thread, by compiled loops."""
+        from common.hamming_loops import find_nearest
+
         topk = min(topk, rows.stop - rows.start)
         distance, row = np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
         (item, width), (query, _) = as_words(self.codes[rows]), as_words(queries)
@@ -72,16 +85,39 @@ class Flat:
                          distance[some], row[some])
         return distance, row + (self.first_row + rows.start)
 
+    def _scan(self, queries: np.ndarray, topk: int) -> tuple[np.ndarray, np.ndarray]:
+        """The answer by NumPy."""
+        distance, row = np.empty((len(queries), topk), np.int32), np.empty((len(queries), topk), np.int64)
+        for i, query in enumerate(queries):
+            apart = np.concatenate([block for _, block in self._distances(query)])
+            near = np.flatnonzero(apart <= np.partition(apart, topk - 1)[topk - 1])  # in the order of rows
+            best = near[np.argsort(apart[near], kind="stable")[:topk]]
+            distance[i], row[i] = apart[best], best
+        return distance, row + self.first_row
+
     def within(self, queries: np.ndarray, radius: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """As :meth:`Searcher.within`; exact."""
-        found = faiss.RangeSearchResult(len(queries))
-        faiss.hamming_range_search(faiss.swig_ptr(queries), faiss.swig_ptr(self.codes), len(queries), len(self.codes),
-                                   radius + 1, queries.shape[1], found)  # faiss's radius is exclusive
-        limits = faiss.rev_swig_ptr(found.lims, len(queries) + 1).astype(np.int64)
-        distance = faiss.rev_swig_ptr(found.distances, int(limits[-1])).astype(np.int32)
-        row = faiss.rev_swig_ptr(found.labels, int(limits[-1])) + self.first_row
-        order = np.lexsort((row, distance, _owner(limits)))
-        return limits, distance[order], row[order]
+        limits, distances, rows = [0], [np.empty(0, np.int32)], [np.empty(0, np.int64)]
+        for query in queries:
+            near = [(block[found := np.flatnonzero(block <= radius)], start + found)
+                    for start, block in self._distances(query)]
+            apart, row = (np.concatenate(arrays) for arrays in zip(*near)) if near else (distances[0], rows[0])
+            order = np.argsort(apart, kind="stable")
+            distances.append(apart[order].astype(np.int32))
+            rows.append(row[order] + self.first_row)
+            limits.append(limits[-1] + len(order))
+        return np.array(limits, np.int64), np.concatenate(distances), np.concatenate(rows)
+
+    def _distances(self, query: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The distances of a query (bytes,) to blocks of codes: the row where each starts, and uint16 (rows,)."""
+        (item, width), (code, _) = as_words(self.codes), as_words(query[None])
+        item = item.reshape(-1, width)
+        for start in range(0, len(item), SCAN_BLOCK):
+            block = item[start:start + SCAN_BLOCK]
+            apart = np.bitwise_count(block[:, 0] ^ code[0]).astype(np.uint16)
+            for word in range(1, width):
+                apart += np.bitwise_count(block[:, word] ^ code[word])
+            yield start, apart
 
     def first_bits(self, bits: int) -> Flat:
         """As :meth:`Searcher.first_bits`; holds a copy of these bits in memory."""
@@ -107,6 +143,8 @@ class Approximate(Flat):
 @contextmanager
 def _threads_for(queries: int) -> Iterator[None]:
     """Keep faiss to one thread a query: waking another can take longer than the search."""
+    import faiss
+
     threads = faiss.omp_get_max_threads()
     faiss.omp_set_num_threads(max(1, min(threads, queries)))
     try:
@@ -200,6 +238,29 @@ def rerank(x: np.ndarray, codes: np.ndarray, distance: np.ndarray, row: np.ndarr
     return tuple(np.take_along_axis(array, order, axis=1) for array in (distance, row, products))
 
 
+def rescore(x: np.ndarray, outputs: np.ndarray, distance: np.ndarray, row: np.ndarray,
+            topk: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Order candidates by the cosine of the real-valued query and their stored x, and keep ``topk``; equal cosines keep
+    the order of rows.
+
+    Args:
+        x: queries before the sign, (q, bits).
+        outputs: x of the items as ``outputs.npy`` holds it, int8 (n, bits or more), of which the first are compared.
+        distance, row: candidates, (q, N) each, as :meth:`Searcher.nearest` gives them.
+
+    Returns:
+        distances, rows and cosines, (q, topk) each.
+    """
+    cosines = np.full(row.shape, -np.inf)
+    for query, candidates, cosine in zip(x.astype(np.float64), row, cosines):
+        found = candidates != NO_ROW
+        items = outputs[candidates[found], :len(query)].astype(np.float64)
+        lengths = np.linalg.norm(query) * np.sqrt(np.square(items).sum(axis=1))
+        cosine[found] = np.round(items @ query / np.where(lengths == 0, 1, lengths), DECIMALS)
+    order = np.lexsort((row, -cosines), axis=1)[:, :topk]
+    return tuple(np.take_along_axis(array, order, axis=1) for array in (distance, row, cosines))
+
+
 # --- approximate indexes --------------------------------------------------------------------------
 
 
@@ -226,6 +287,8 @@ def parameters(kind: str, count: int, bits: int) -> dict[str, int]:
 def make(kind: str, codes: np.ndarray, chosen: dict[str, int],
          progress: Callable[[int], object] = lambda rows: None) -> faiss.IndexBinary:
     """A faiss index of a kind other than flat over packed codes (n, bytes); calls ``progress`` with rows added."""
+    import faiss
+
     dim = 8 * codes.shape[1]
     if kind == "ivf":
         index = faiss.IndexBinaryIVF(faiss.IndexBinaryFlat(dim), dim, chosen["nlist"])
@@ -251,6 +314,8 @@ def add(index: faiss.IndexBinary, codes: np.ndarray, progress: Callable[[int], o
 
 def configure(index: faiss.IndexBinary, chosen: dict[str, int]) -> None:
     """Set how far a search looks."""
+    import faiss
+
     if isinstance(index, faiss.IndexBinaryIVF):
         index.nprobe = chosen["nprobe"]
     elif isinstance(index, faiss.IndexBinaryHNSW):

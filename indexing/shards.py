@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,26 +24,13 @@ from indexing.index import Index
 NEAREST, WITHIN, STOP = range(3)  # what the first process asks of the others
 
 
-def world_size() -> int:
-    """The number of processes that torchrun has started; 1 without it."""
-    return int(os.environ["WORLD_SIZE"]) if dist.is_torchelastic_launched() else 1
-
-
-def is_first() -> bool:
-    """Whether this process is the one that reads queries and prints: the first of torchrun's, or the only one."""
-    return os.environ.get("RANK", "0") == "0"
-
-
 @contextlib.contextmanager
 def open_index(folder: Path) -> Iterator[Index | None]:
-    """The index of a folder, spread over the processes of torchrun if there are several.
+    """The index of a folder, spread over the processes of torchrun.
 
     The first process gets the index; the others answer its queries until it leaves the context, and get None then.
     Raises InputError as :meth:`Index.load`.
     """
-    if world_size() == 1:
-        yield Index.load(folder)
-        return
     dist.init_process_group("gloo")
     try:
         index = Index.load(folder, Sharded)

@@ -1,16 +1,21 @@
-"""Where items and queries come from: a data set, feature files, a text, an image file."""
+"""Where items and queries come from: a data set, feature files, a text, an image file.
+
+Only what reads a data set imports ``load_data``, which loads PyTorch.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
 from extraction import encoders
 from indexing.index import Index
-from load_data import Dataset, attributes, load_dataset
+
+if TYPE_CHECKING:
+    from load_data import Dataset
 
 OTHER_MODALITY = {"image": "text", "text": "image"}
 
@@ -46,6 +51,8 @@ def items_of_split(name_or_path: str, data_dir: str, split: str, modality: str) 
 
     Raises InputError as :func:`load_dataset`.
     """
+    from load_data import attributes, load_dataset
+
     data = load_dataset(name_or_path, data_dir)
     rows, made_by = getattr(data, split), attributes(data).get("encoders")
     items = rows.items("text" if modality == "text" else "image")
@@ -139,6 +146,8 @@ def load_source(index: Index, data_dir: str | None = None) -> Dataset:
 
     Raises InputError if the index wasn't made from one, or if the data set has changed since.
     """
+    from load_data import load_dataset
+
     source = index.about["source"]
     if "dataset" not in source:
         raise InputError(f"{index.folder}: made from feature files, not from a data set; search with --features")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 
 import metric
 from load_data import Dataset, Items
+from reporting.emoji import shown
 
 MAX_QUERIES = 8
 MAX_ITEMS = 10  # a query
@@ -70,8 +69,3 @@ def describe(data: Dataset, items: Items, row: int) -> dict:
         if picture.is_file():
             item["picture"] = str(picture)
     return item
-
-
-def shown(emoji: str) -> str:
-    """The emoji, or an empty string for private-use code points, which only OpenMoji's own font can show."""
-    return "" if any(unicodedata.category(character) == "Co" for character in emoji) else emoji

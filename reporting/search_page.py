@@ -10,7 +10,7 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.errors import InputError
-from reporting.gallery import shown
+from reporting.emoji import shown
 
 
 def render(title: str, results: Sequence[tuple[str, Sequence[dict]]], images: Path | None = None) -> str:

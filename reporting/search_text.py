@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from reporting.gallery import shown
+from reporting.emoji import shown
 from reporting.terminal import clip, columns_of
 
 
@@ -21,7 +21,7 @@ def result_lines(hits: Sequence[dict], width: int) -> list[str]:
     digits = max(2, *(len(str(hit["id"])) for hit in hits))
     lines = ["rank  distance  " + "   score  " * scored + f"{'id':>{digits}}"]
     for hit in hits:
-        score = f"{hit['score']:8.2f}  " if scored else ""
+        score = f"{hit['score']:8.4f}  " if scored else ""
         words = " ".join((shown(str(hit.get("emoji") or "")), str(hit.get("caption") or "")))
         line = f"{hit['rank']:4}  {hit['distance']:8}  {score}{hit['id']:>{digits}}  {' '.join(words.split())}"
         lines.append(shortened(line.rstrip(), width))

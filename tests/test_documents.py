@@ -280,6 +280,7 @@ def test_measurements_of_speed_and_search(folder):
     assert "| sized | an epoch of four lengths, our networks, `--precision bfloat16` | 8 s | 0.16 s | 50 |" in text
     assert "| 64 | 1,000,000 | flat | 0.0 | 8.0 | 4.0 | 200 |  | 1.000 | 1.000 |" in \
         block(folder, "search_speed", "docs/search.md")
+    assert "| 64 | flat | 8 | 64 | 5.00 | 50 |  | 1.000 |" in block(folder, "billion", "docs/search.md")
     assert "commit ccccccc, 2026-11-27, PyTorch 2.13.0, a CPU, 1 thread:" in text
     assert "No measurement of reranking is recorded yet." in block(folder, "rerank", "docs/search.md")
     rows = [{"query": "text", "bits": 64, "ranking": "Hamming", "map@50": 0.75, "recall@10": None}]

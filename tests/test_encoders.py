@@ -77,11 +77,34 @@ def test_damaged_exif_says_nothing_of_the_orientation(tmp_path):
 
 def test_an_image_of_too_many_pixels_says_so(tmp_path, monkeypatch):
     Image.new("1", (300, 300)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 40_000)
-    with pytest.raises(InputError, match=r"large\.png: has more than 80,000 pixels; make it smaller"):
+    monkeypatch.setattr(encoders.pictures, "max_pixels", 89_999)
+    with pytest.raises(InputError, match=r"large\.png: 90,000 pixels, more than 89,999; make it smaller, or"):
         encoders.square(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)  # Pillow only warns of less than twice as many
+    monkeypatch.setattr(encoders.pictures, "max_pixels", 90_000)
     assert encoders.square(tmp_path / "large.png").shape == (224, 224, 3)
+
+
+def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(tmp_path, monkeypatch):
+    Image.new("RGB", (2000, 1000), "red").save(tmp_path / "large.jpg")
+    Image.new("RGB", (2000, 1000), "red").save(tmp_path / "progressive.jpg", progressive=True)
+    monkeypatch.setattr(encoders.pictures, "max_pixels", 400_000)
+    assert encoders.upright(tmp_path / "large.jpg").size == (500, 250)
+    assert (encoders.square(tmp_path / "large.jpg")[..., 0] > 250).all()
+    with pytest.raises(InputError, match=r"progressive\.jpg: 2,000,000 pixels, more than"):  # takes the memory anyway
+        encoders.upright(tmp_path / "progressive.jpg")
+    monkeypatch.setattr(encoders.pictures, "max_pixels", 2_000_000)
+    assert encoders.upright(tmp_path / "large.jpg").size == (2000, 1000)
+
+
+def test_what_the_tiff_library_says_stays_out_of_the_way(tmp_path, capfd):
+    Image.new("RGB", (64, 64), "red").save(tmp_path / "x.tiff", compression="tiff_lzw")
+    content = bytearray((tmp_path / "x.tiff").read_bytes())
+    for at in range(10, 60):
+        content[at] = 255
+    (tmp_path / "x.tiff").write_bytes(content)
+    with pytest.raises(InputError, match=r"x\.tiff: damaged image"):
+        encoders.square(tmp_path / "x.tiff")
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
@@ -136,9 +159,8 @@ def test_postscript_is_not_run(tmp_path, monkeypatch):
 
 def test_pictures_are_read_in_many_threads_without_a_warning(tmp_path, monkeypatch):
     Image.new("1", (300, 300)).save(tmp_path / "large.png")
-    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 50_000)
     monkeypatch.setattr(encoders.pictures, "LARGE", 1000)
-    encoders.pictures._pillow.cache_clear()
+    encoders.pictures.pillow.cache_clear()
     found = []
     with warnings.catch_warnings(record=True) as warned:
         threads = [threading.Thread(target=lambda: found.append(encoders.square(tmp_path / "large.png")))

@@ -417,7 +417,8 @@ random = np.random.default_rng(0)
 old, new = random.normal(size=(2, 90, {image})).astype("f4")
 
 def build(image, folder=folder, **more):
-    return Index.build(folder, model, image=image, kind=kind, columns={{"caption": np.arange(90)}}, **more)
+    return Index.build(folder, model, image=image, kind=kind, columns={{"caption": np.arange(90)}},
+                       rescore="int8", **more)
 
 def grow():
     Index.load(folder).add(image=new)
@@ -460,7 +461,8 @@ for work, after in ((lambda: build(new), built), (grow, np.concatenate([before, 
             assert sum(done) == 90 and (done[0] > 0) == noted, (step, done)
             resumed += noted
             np.testing.assert_array_equal(made.codes, after)
-            assert set(made.about["files"]) == {{"codes.npy", "ids.npy", "model.pth", "items.arrow", "faiss.index"}}
+            assert set(made.about["files"]) == {{"codes.npy", "outputs.npy", "ids.npy", "model.pth", "heads.npz",
+                                                 "items.arrow", "faiss.index"}}
         step += 1
     print(step, resumed)
 """
@@ -527,9 +529,10 @@ def test_one_process_writes_at_a_time(build):
 
 
 @pytest.mark.parametrize("kind, name", [("flat", "codes.npy"), ("flat", "ids.npy"), ("flat", "items.arrow"),
-                                        ("flat", "model.pth"), ("flat", "index.json"), ("ivf", "faiss.index")])
+                                        ("flat", "model.pth"), ("flat", "index.json"), ("ivf", "faiss.index"),
+                                        ("flat", "outputs.npy"), ("flat", "heads.npz")])
 def test_damaged_files_are_refused_by_name(build, kind, name):
-    made = build(kind)
+    made = build(kind, rescore="int8")
     path = made.folder / name if name == "index.json" else made._path(name)
     content = path.read_bytes()
     for damaged in (content[:-3], b"", b"foreign"):
@@ -928,11 +931,11 @@ def test_torchrun_gives_the_answer_of_one_process(cli, capsys, tmp_path):
     assert in_two_processes(tmp_path, *asked) == one
 
 
-@pytest.mark.parametrize("more", [["--coarse", "8", "--candidates", "40", "--bits", "12"],
+@pytest.mark.parametrize("more", [["--coarse", "8", "--candidates", "40", "--bits", "12", "--rescore", "30"],
                                   ["--bits", "12", "--radius", "3"]])
 def test_torchrun_searches_by_the_first_bits_as_one_process_does(toy, cli, tmp_path, more):
     asked = ["query", "--item", *map(str, range(QUERIES)), "--json", *more]
-    cli.build("--checkpoint", toy / "toy_hash.pth")
+    cli.build("--checkpoint", toy / "toy_hash.pth", "--rescore", "int8")
     one = cli(*asked)
     assert in_two_processes(tmp_path, *asked) == one
 
@@ -945,6 +948,228 @@ def in_two_processes(folder, *argv):
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     return done.stdout
+
+
+# --- queries without PyTorch ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("settings", [{}, {"centre": False}, {"batch_norm": False}, {"use_progressive": False}])
+def test_the_heads_in_numpy_give_the_models_codes_and_outputs(settings):
+    torch.manual_seed(1)
+    model = HashModel(IMAGE, TEXT, LENGTHS, hidden=16, nested=True, **settings)
+    random = np.random.default_rng(0)
+    features = {"image": random.normal(2, 1, (500, IMAGE)), "text": random.normal(size=(500, TEXT)).astype("f4")}
+    features["image"][0], features["text"][1] = 0, 1e15  # without a direction; large
+    model.image_input.fit(torch.from_numpy(features["image"]).float())
+    model.calibrate([tuple(torch.from_numpy(side).float() for side in features.values())])
+    heads = encoding.numpy_heads(model)
+    for sides in ({"image": features["image"]}, {"text": features["text"]}, features):
+        found, expected = heads.encode(sides), encoding.encode(model, sides)
+        np.testing.assert_allclose(found.x, expected.x, atol=1e-4)
+        clear = np.abs(expected.x) > 1e-4  # nearer to 0, rounding decides the sign
+        assert clear.mean() > 0.99 and np.array_equal(found.codes[clear], expected.codes[clear])
+        assert found.codes.dtype == expected.codes.dtype and found.x.dtype == expected.x.dtype
+        np.testing.assert_array_equal(found.packed, metric.pack_codes(found.codes))
+
+
+def test_heads_that_numpy_can_not_stand_in_for_are_asked_through_pytorch(toy, data, tmp_path, monkeypatch):
+    model = HashModel(IMAGE, TEXT, [BITS], hidden=16, fusion="transformer").eval()
+    checkpoint.save_model(tmp_path / "model.pth", model, dataset="toy", epoch=1)
+    made = Index.build(tmp_path / "index", tmp_path / "model.pth", image=data.retrieval.image)
+    assert "heads.npz" not in made.about["files"]
+    np.testing.assert_array_equal(made.encode(text=data.query.text).x,
+                                  encoding.encode(model, {"text": data.query.text.numpy()}).x)
+    monkeypatch.setattr(TextMlp, "perceptron", lambda self, features: self.tohash(torch.tanh(self.fc1(features))))
+    assert "heads.npz" not in Index.build(made.folder, toy / "toy_hash.pth", data.retrieval.image).about["files"]
+    model = HashModel(IMAGE, TEXT, [BITS], hidden=16).eval()
+    model.TextMlp.first = model.TextMlp.fc1
+    del model.TextMlp.fc1
+    monkeypatch.setattr(TextMlp, "perceptron", lambda self, features: self.tohash(self.first(features)))
+    assert encoding.numpy_heads(model) is None
+
+
+def test_an_index_from_before_the_heads_were_kept_still_answers(data, build):
+    made = build()
+    path = made.folder / "index.json"
+    about = json.loads(path.read_text())
+    del about["files"]["heads.npz"]
+    path.write_text(json.dumps(about))
+    older = Index.load(made.folder)
+    assert older.heads is None and made.heads is not None
+    np.testing.assert_array_equal(older.query(text=data.query.text).id, made.query(text=data.query.text).id)
+    older.add(image=data.query.image)
+    assert len(older) == ITEMS + QUERIES and older.heads is None
+
+
+def test_a_query_by_features_loads_neither_pytorch_nor_numba_nor_faiss(data, build):
+    made = build(rescore="int8")
+    features = made.folder.parent / "features.npy"
+    np.save(features, data.query.text.numpy())
+    script = """import resource, sys, search
+search.main(sys.argv[1:])
+print(*sorted({"torch", "numba", "faiss", "scipy", "matplotlib", "h5py", "jinja2", "tqdm"} & sys.modules.keys()))
+print(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]))"""
+    for more in (["--topk", "5"], ["--rescore", "20"], ["--radius", "3"]):
+        argv = ["query", "--folder", made.folder, "--features", features, "--json", *more]
+        done = subprocess.run([sys.executable, "-c", script, *argv], cwd=ROOT, capture_output=True, text=True,
+                              timeout=60, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        assert done.returncode == 0, done.stderr
+        *printed, loaded, seconds = done.stdout.splitlines()
+        assert not loaded and float(seconds) < 1  # 0.5 on 2 busy cores
+        hits = made.query_radius(text=data.query.text, radius=3) if "--radius" in more else made.query(
+            text=data.query.text, topk=int(more[1]) if "--topk" in more else 10,
+            rescore=20 if "--rescore" in more else None).each()
+        shown = json.loads("\n".join(printed))["results"]
+        assert [[hit["id"] for hit in result["hits"]] for result in shown] == [one.id.tolist() for one in hits]
+
+
+@pytest.mark.parametrize("width", [1, 2, 4, 6, 8, 16, 33])
+def test_numpy_finds_what_the_compiled_loops_find(width, monkeypatch):
+    monkeypatch.setattr(nearest, "SCAN_BLOCK", 700)
+    random = np.random.default_rng(width)
+    queries = random.integers(0, 256, (9, width), dtype=np.uint8)
+    codes = random.integers(0, 256, (20, width), dtype=np.uint8)[random.integers(0, 20, 3000)]
+    flat = nearest.Flat(codes, 5)
+    for topk in (1, 60, 3000):
+        for found, expected in zip(flat._scan(queries, topk), flat.nearest(queries, topk)):
+            np.testing.assert_array_equal(found, expected)
+            assert found.dtype == expected.dtype
+
+
+# --- rescoring ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def rescored(build):
+    return build(model="toy_hash.pth", rescore="int8", source={"split": "retrieval"})
+
+
+@pytest.mark.parametrize("bits", [None, 8])
+def test_rescoring_all_items_is_nearly_the_real_valued_ranking(toy, data, rescored, bits):
+    model, _ = checkpoint.load_model(toy / "toy_hash.pth")
+    items = encoding.encode(model, {"image": data.retrieval.image.numpy()[np.argsort(data.retrieval.index)]})
+    asked = rescored.encode(text=data.query.text)
+    np.testing.assert_array_equal(rescored.outputs, items.outputs)
+    largest = np.abs(items.x).max(axis=1, keepdims=True)
+    assert rescored.outputs.dtype == np.int8 and np.abs(rescored.outputs).max(axis=1).min() == 127
+    np.testing.assert_allclose(rescored.outputs * largest / 127, items.x, atol=largest.max() / 254 + 1e-6)
+    unit = [x[:, :bits] / np.linalg.norm(x[:, :bits], axis=1, keepdims=True) for x in (asked.x, items.x)]
+    cosine = unit[0] @ unit[1].T
+    hits = rescored.query(text=data.query.text, topk=ITEMS, rescore=ITEMS, bits=bits)
+    rows = np.searchsorted(rescored.ids, hits.id)
+    np.testing.assert_allclose(hits.score, np.take_along_axis(cosine, rows, 1), atol=0.01)
+    assert (np.diff(hits.score) <= 0).all()
+    few = rescored.query(text=data.query.text, topk=5, rescore=20, bits=bits)
+    near = rescored.query(text=data.query.text, topk=20, bits=bits)
+    for query in range(QUERIES):
+        best = [row for row in rows[query] if rescored.ids[row] in near.id[query]][:5]
+        np.testing.assert_array_equal(few.id[query], rescored.ids[best])
+    apart = (np.unpackbits(rescored.codes, axis=1, bitorder="little")[rows] > 0) != (asked.codes > 0)[:, None]
+    np.testing.assert_array_equal(hits.distance, apart[:, :, :bits].sum(axis=2))
+
+
+def test_items_of_one_output_stay_in_the_order_of_ids_and_empty_places_come_last():
+    outputs, x = np.array([[0, 0], [3, 4], [6, 8], [4, 3]], np.int8), np.array([[3, 4], [0, 0]], np.float32)
+    row = np.array([[2, 3, 1, 0, -1]] * 2)
+    distance, row, cosine = nearest.rescore(x, outputs, np.zeros_like(row), row, 5)
+    assert row.tolist() == [[1, 2, 3, 0, -1], [0, 1, 2, 3, -1]]
+    assert cosine.tolist() == [[1, 1, 0.96, 0, -np.inf], [0, 0, 0, 0, -np.inf]]
+
+
+@pytest.mark.parametrize("kind", ["flat", "ivf"])
+def test_changes_leave_what_a_build_of_the_changed_items_gives(toy, data, build, tmp_path, kind):
+    part, order = data.retrieval, np.argsort(data.retrieval.index)
+    made = build(kind, rows=order[:120], rescore="int8")
+    made.add(image=part.image[order[120:]], ids=part.index[order[120:]],
+             columns={"caption": part.meta["caption"][order[120:]]})
+    gone, changed = part.index[order[[3, 50, 149]]], part.index[order[[80, 7]]]
+    made.remove(gone)
+    made.update(changed, image=data.query.image[:2])
+    made.update(changed[:1], columns={"caption": np.array(["new"]), "price": np.array([1.5])})
+    kept = np.setdiff1d(order, order[[3, 50, 149]], assume_unique=True)
+    image, caption = part.image.clone(), part.meta["caption"].astype(object)
+    image[order[[80, 7]]], caption[order[80]] = data.query.image[:2], "new"
+    whole = Index.build(tmp_path / "whole", toy / "toy_hash_12.pth", image=image[kept], ids=part.index[kept],
+                        columns={"caption": caption[kept]}, kind=kind, rescore="int8")
+    for one in (made, Index.load(made.folder)):
+        np.testing.assert_array_equal(one.ids, whole.ids)
+        np.testing.assert_array_equal(one.codes, whole.codes)
+        np.testing.assert_array_equal(one.outputs, whole.outputs)
+        assert one.items.select(["caption"]) == whole.items and one.about["parameters"] == whole.about["parameters"]
+        found, expected = (index.query(text=data.query.text, topk=9, rescore=40) for index in (one, whole))
+        np.testing.assert_array_equal(found.id, expected.id)
+        np.testing.assert_array_equal(found.score, expected.score)
+    assert made.items["price"].to_pylist().count(None) == len(made) - 1
+    assert {key: made.about["source"][key] for key in ("added", "removed", "updated")} == {
+        "added": 30, "removed": 3, "updated": 3}
+    made.verify()
+    other = Index.load(made.folder)
+    made.remove(made.ids[:1])
+    with pytest.raises(InputError, match="another process has changed it"):
+        other.remove(other.ids[1:2])
+
+
+def test_unsound_changes_are_refused_and_change_nothing(data, build):
+    made = build(rescore="int8")
+    before = {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    image, one, unknown = data.query.image, made.ids[:1], [made.ids[-1] + 1]
+    for message, call in {
+        "ids: .* is not in the index": lambda: made.remove(unknown),
+        "ids: found none": lambda: made.remove(np.empty(0, int)),
+        "comes more than once": lambda: made.remove([*one, *one]),
+        "whole numbers": lambda: made.remove([1.5]),
+        "holds these 150 items alone": lambda: made.remove(made.ids),
+        "is not in the index ": lambda: made.update(unknown, image=image[:1]),
+        "nothing to update": lambda: made.update(one),
+        "found 2 rows; expected 1, one for each id": lambda: made.update(one, image=image[:2]),
+        "found text features to update; expected image": lambda: made.update(one, text=data.query.text[:1]),
+        "caption: found 2 rows; expected 1": lambda: made.update(one, columns={"caption": ["a", "b"]}),
+        "columns: don't fit": lambda: made.update(one, columns={"caption": [7]}),
+        "row 0 has NaN": lambda: made.update(one, image=np.full((1, IMAGE), np.nan)),
+        "rescore 151: expected 1 to 150": lambda: made.query(text=data.query.text, rescore=151),
+        "rescore 5: expected at least topk": lambda: made.query(text=data.query.text, topk=9, rescore=5),
+        "rerank and rescore: give one": lambda: made.query(text=data.query.text, rerank=20, rescore=20),
+        "--rescore int4: expected int8": lambda: build(rescore="int4"),
+    }.items():
+        with pytest.raises(InputError, match=message):
+            call()
+    assert before == {path: path.read_bytes() for path in made.folder.rglob("*") if path.is_file()}
+    with pytest.raises(InputError, match="doesn't hold the real-valued outputs .* --rescore int8"):
+        build().query(text=data.query.text, rescore=20)
+
+
+def test_a_ranking_from_the_command_line(toy, data, cli, capsys):
+    cli.build("--checkpoint", toy / "toy_hash.pth", "--rescore", "int8")
+    index = Index.load("index/toy/24")
+    hits = index.query(text=data.query.text[3:4], topk=6, bits=8, rescore=50)
+    asked = ["query", "--item", "3", "--topk", "6", "--bits", "8", "--rescore", "50"]
+    shown = json.loads(cli(*asked, "--json"))["results"][0]["hits"]
+    assert [(hit["id"], hit["score"]) for hit in shown] == list(zip(hits.id[0], hits.score[0].round(4)))
+    assert f"{hits.score[0, 0]:.4f}" in cli(*asked).splitlines()[2]
+    assert "outputs    int8\n" in cli("info")
+    lines = cli("evaluate", "--rerank", "60").splitlines()
+    assert lines[1].split() == ["mAP@50", "recall@10", "10", "tied"] and lines[5].startswith("the best 60 rescored")
+    found = quality.measure(index, data, "text", [60], rescore=[60])[-1]
+    assert lines[5].split()[-3:] == [f"{found.map_at_50:.4f}", f"{found.recall_at_10:.4f}", f"{found.tied_at_10:.1%}"]
+    assert "--rescore and --radius" in refused(capsys, *asked[:3], "--radius", "1", "--rescore", "9")
+    assert "not allowed with" in refused(capsys, *asked, "--rerank", "60")
+
+    np.save("ids.npy", index.ids[:2])
+    np.save("image.npy", data.query.image[:1].numpy())
+    Path("new.txt").write_text("new")
+    assert f"2 items removed, {ITEMS - 2} in all" in cli("remove", "--ids", "ids.npy")
+    cli("update", "--ids", index.ids[2], "--image_features", "image.npy", "--captions", "new.txt")
+    changed = Index.load("index/toy/24")
+    assert changed.describe(index.ids[2:3]) == [{"caption": "new"}]
+    np.testing.assert_array_equal(changed.codes[:1], index.encode(image=data.query.image[:1]).packed)
+    assert "of toy, and 2 removed, and 1 updated\n" in cli("info")
+    build = ["build", "--checkpoint", toy / "toy_hash.pth", "--dataset", "toy", "--data_dir", toy / "data"]
+    assert "2 removed items, which a new build would bring back" in refused(capsys, *build)
+    for message, argv in {"--ids x: expected whole numbers": ["remove", "--ids", "1", "x"],
+                          "x: cannot be read as a .npy file": ["remove", "--ids", "x"],
+                          "nothing to update": ["update", "--ids", str(index.ids[5])],
+                          f"ids: {index.ids[0]} is not in the index": ["remove", "--ids", str(index.ids[0])]}.items():
+        assert message in refused(capsys, *argv)
 
 
 # --- the benchmark --------------------------------------------------------------------------------
@@ -1047,7 +1272,7 @@ def test_the_documentations_python_example(toy, data, monkeypatch, tmp_path, cap
     checkpoint.save_model("model.pth", HashModel(IMAGE, TEXT, [16, 32, 64], hidden=16, nested=True))
     block = block.replace("checkpoints/hash/openmoji_hash.pth", "model.pth")
     exec(compile(block, "docs/search.md", "exec"), {})
-    assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS + QUERIES
+    assert "item <" in capsys.readouterr().out and len(Index.load("my-index")) == ITEMS  # the queries came and went
 
 
 @pytest.mark.parametrize("width", [40, 41, 42, 43])

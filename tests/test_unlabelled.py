@@ -102,8 +102,8 @@ def test_an_index_is_evaluated_by_its_nearest_items_alone(folders, tmp_path, mon
     search.main(["evaluate", "--rerank", "60"])
     lines = capsys.readouterr().out.splitlines()
     assert lines[2].split() == "Hamming, ties averaged -".split()
-    assert re.fullmatch(r"Hamming, ties by id +- +0\.\d{4}", lines[3])
-    assert re.fullmatch(r"the best 60 reranked +- +0\.\d{4}", lines[4])
+    assert re.fullmatch(r"Hamming, ties by id +- +0\.\d{4} +\d+\.\d%", lines[3])
+    assert re.fullmatch(r"the best 60 reranked +- +0\.\d{4} +\d+\.\d%", lines[4])
 
 
 @pytest.mark.parametrize("command, why", [

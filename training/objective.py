@@ -8,15 +8,16 @@ coarse differences are learned first and fine ones last. No label is used anywhe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from common import processes
+from common import own_code, processes
 from common.console import warn
 from loss import BalancedContrastiveLoss, ContrastiveLoss
+from training.own_loss import own_loss
 from training.targets import (DIMENSIONS, MAX_TEMPERATURE, contrast_temperatures, feature_neighbours,
                               measurable, neighbour_counts, neighbour_temperature, shared_space)
 
@@ -28,7 +29,7 @@ class Objective:
     """The loss of batches of training pairs.
 
     Args:
-        config: the settings of ICMR.py.
+        config: the settings of ICMR.py; a loss of one's own has passed :meth:`try_loss`.
         image, text: the features of all training pairs as the model sees them, (n, d_i) and (n, d_t), without noise.
         hash_lens: the code lengths; none for the real-valued fusion.
         name: of the data set, for warnings.
@@ -38,7 +39,7 @@ class Objective:
     """
 
     def __init__(self, config: Settings, image: Tensor, text: Tensor, hash_lens: Sequence[int], name: str):
-        self.config, self.hash_lens = config, list(hash_lens)
+        self.config, self.hash_lens, self.device = config, list(hash_lens), image.device
         self.chosen: dict[str, dict[str, float]] = {}
         self.shared: tuple[Tensor, Tensor] | None = None
         if max(config.structure_start, config.structure_end) > 0:
@@ -64,10 +65,19 @@ class Objective:
         self.chosen["temperature"] = {str(width): temperature for width, temperature in temperatures.items()}
         return temperatures
 
-    def _loss(self, temperature: float) -> ContrastiveLoss:
+    def _loss(self, temperature: float) -> Callable[..., Tensor]:
+        if own_code.is_own(self.config.loss):
+            loss = own_code.load(self.config.loss)(temperature=temperature)
+            return loss.to(self.device) if isinstance(loss, nn.Module) else loss
         if self.config.loss == "balanced":
             return BalancedContrastiveLoss(temperature, self.config.positive_weight)
         return ContrastiveLoss(temperature)
+
+    @staticmethod
+    def try_loss(config: Settings) -> None:
+        """Raise :class:`InputError` if ``--loss`` names a class of one's own that can't be trained with."""
+        if own_code.is_own(config.loss):
+            own_loss(config.loss, with_neighbours=max(config.structure_start, config.structure_end) > 0)
 
     def weight(self, progress: float) -> float:
         """The mixing weight of the neighbours when ``progress``, in [0, 1], of the training is done."""

@@ -3,18 +3,22 @@
 Of an animation the first frame is taken; CMYK and palettes are converted; what is transparent is laid on white; of 16
 bits a channel the upper 8 are taken. Pixels without a range (32-bit integers and floats) are refused, and so is
 PostScript, which is a program. Damaged and truncated files are refused, and what is no plain file isn't opened at all.
-JPEG files are decoded in full size: decoding at a half or a quarter of it, which libjpeg offers, is faster, but gives
-other pixels.
+JPEG files are decoded in full size, as decoding at a half or a quarter of it, which libjpeg offers, is faster, but
+gives other pixels; only those of more than ``max_pixels`` are decoded smaller. Others of as many are refused.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import logging
+import math
 import os
 import stat
+import sys
 import threading
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,8 +31,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 IMAGE_SIZE = 224  # pixels a side, what most encoders take
+MAX_PIXELS = 100_000_000  # the default of max_pixels: 300 MB, and as much again while it is turned or converted
 LARGE = 1 << 24  # pixels; of larger pictures only one is in memory at a time, however many threads there are
-_one_large = threading.Lock()
+_one_large, _one_tiff = threading.Lock(), threading.Lock()
+max_pixels = MAX_PIXELS  # of a picture; extract_features.py --max_pixels sets it for the process
 
 
 def upright(image: Image | str | Path) -> Image:
@@ -43,12 +49,40 @@ def upright(image: Image | str | Path) -> Image:
         raise InputError("PostScript, which is a program; save it as PNG")
     if image.mode in ("I", "F"):
         raise InputError(f"pixel type {image.mode!r}; expected 8 or 16 bits a channel")
+    _fit(image)
     try:
         with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
-            image.load()
+            with _silent() if image.format == "TIFF" else contextlib.nullcontext():
+                image.load()
             return _rgb(_turned(image))
     except Exception as error:  # Pillow's readers raise whatever damaged files make them
         raise InputError(f"damaged image ({str(error) or type(error).__name__})") from None
+
+
+def _fit(image: Image) -> None:
+    """See to it that a picture isn't decoded to more than ``max_pixels``. Raises InputError if it can't be avoided."""
+    size = image.width * image.height
+    if size > max_pixels and image.format == "JPEG" and not image.info.get("progressive"):  # these need the memory anyway
+        smaller = 1 << math.ceil(math.log(size / max_pixels, 4))
+        image.draft("RGB", (image.width // smaller, image.height // smaller))
+    if image.width * image.height > max_pixels:
+        raise InputError(f"{size:,} pixels, more than {max_pixels:,}; make it smaller, or with extract_features.py "
+                         f"raise --max_pixels")
+
+
+@contextlib.contextmanager
+def _silent() -> Iterator[None]:
+    """Keep standard error from the TIFF library, which writes several lines there of what a file has wrong."""
+    with _one_tiff:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)
 
 
 def _turned(image: Image) -> Image:
@@ -89,7 +123,7 @@ def not_slim(image: Image) -> Image:
 
 def open_image(path: Path) -> Image:
     """An image file, its pixels not read yet. Raises InputError if it is none that Pillow knows, or no plain file."""
-    pil = _pillow()
+    pil = pillow()
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for whoever writes to it
@@ -99,17 +133,18 @@ def open_image(path: Path) -> Image:
         return pil.open(path)
     except InputError:
         raise
-    except pil.DecompressionBombError:
-        raise InputError(f"{path}: has more than {2 * pil.MAX_IMAGE_PIXELS:,} pixels; make it smaller") from None
     except Exception as error:  # Pillow's readers raise whatever damaged files make them
         said = getattr(error, "strerror", None) or "not an image that Pillow knows"
         raise InputError(f"{path}: can't be read as an image ({said})") from None
 
 
 @functools.cache
-def _pillow():
+def pillow():
+    """Pillow's module Image, without its warnings and its own limit of pixels. Raises InputError if it is missing."""
     pil = optional("PIL.Image")
     # Of a large picture, of odd EXIF data and the like Pillow warns; what can be read is read, and the rest is refused.
     # Once for all, since Python's filters of warnings belong to all threads together.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
+    pil.MAX_IMAGE_PIXELS = None  # max_pixels takes its place
     return pil

@@ -1,0 +1,102 @@
+"""Attacks every reader with damaged files, and prints what came of it.
+
+    python -m tests.attack --count 100000 --seconds 3600
+
+A child process damages a sample and reads it, again and again; this one watches it and starts another when it hangs or
+dies. Whatever isn't read or refused in one line is a failure, and its seed gives it again: --format NAME --first SEED
+--count 1. The exit status is 1 if there was one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import json
+import os
+import queue
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SECONDS = 20  # for one file
+STARTING = 120  # seconds for the imports
+
+
+class Outcome(collections.Counter):
+    """How often what came of a damaged file, with the first seeds of each failure."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.examples: dict[str, list[str]] = collections.defaultdict(list)
+
+    def note(self, outcome: str, seed: int, detail: str = "") -> None:
+        self[outcome] += 1
+        if outcome not in ("read", "refused") and len(self.examples[outcome]) < 5:
+            self.examples[outcome].append(f"seed {seed}{': ' if detail else ''}{detail[:300]}")
+
+    @property
+    def failures(self) -> int:
+        return sum(count for outcome, count in self.items() if outcome not in ("read", "refused"))
+
+
+def attack(name: str, first: int, count: int, until: float) -> Outcome:
+    """Read ``count`` damaged files of a format, seeds ``first`` and on, or fewer if the time is over."""
+    outcome, seed = Outcome(), first
+    while seed < first + count and time.monotonic() < until:
+        with tempfile.TemporaryDirectory() as folder:
+            worker = subprocess.Popen([sys.executable, "-m", "attack.worker", name, str(seed), str(first + count),
+                                       folder], cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                                      stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+            said: queue.Queue[str | None] = queue.Queue()
+            threading.Thread(target=lambda: [*map(said.put, worker.stdout), said.put(None)], daemon=True).start()
+            patience = STARTING
+            while time.monotonic() < until:
+                try:
+                    line = said.get(timeout=patience)
+                except queue.Empty:
+                    outcome.note("hang", seed)
+                    seed += 1
+                    break
+                if line is None:
+                    if worker.wait():
+                        outcome.note("crash", seed, f"exit status {worker.returncode} {worker.stderr.read()[-200:]}")
+                        seed += 1
+                    break
+                outcome.note(*json.loads(line))
+                seed, patience = seed + 1, SECONDS
+            worker.kill()
+            worker.communicate()
+    return outcome
+
+
+def main(argv: list[str] | None = None) -> int:
+    from attack.formats import FORMATS
+
+    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=300, help="damaged files of each format (default: 300)")
+    parser.add_argument("--seconds", type=float, default=600, help="for all of them (default: 600)")
+    parser.add_argument("--format", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    options = parser.parse_args(argv)
+    started, outcomes = time.monotonic(), {}
+    for number, name in enumerate(options.format, 1):
+        until = started + options.seconds * number / len(options.format)
+        outcomes[name] = attack(name, options.first, options.count, until)
+    print("| format | tried | read | refused | failures |\n| --- | ---: | ---: | ---: | ---: |")
+    for name, outcome in outcomes.items():
+        print(f"| {name} | {sum(outcome.values()):,} | {outcome['read']:,} | {outcome['refused']:,} | "
+              f"{outcome.failures:,} |")
+    for name, outcome in outcomes.items():
+        for kind, examples in outcome.examples.items():
+            print(f"\n{name}: {kind}, {outcome[kind]:,} times", *examples, sep="\n  ")
+    return int(any(outcome.failures for outcome in outcomes.values()))
+
+
+if __name__ == "__main__":
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    raise SystemExit(main())

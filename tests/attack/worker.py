@@ -1,0 +1,95 @@
+"""Damages samples of a format and reads them, one seed after the other; prints a line of JSON for each: what came of
+it, its seed, and a detail. ``python -m attack.worker FORMAT FIRST_SEED END FOLDER``, started by ``attack.__main__``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+
+from attack.formats import FORMATS, Format
+from attack.mutants import mutant
+from common.errors import MESSAGE, InputError, one_line
+
+SPARE_BYTES = 500 << 20  # of memory that a file may take beyond four times its size
+STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux; elsewhere no memory is measured
+
+
+def main(name: str, first: int, end: int, folder: Path) -> None:
+    form = FORMATS[name]
+    samples = []
+    for number, write in enumerate(form.samples):
+        (folder / f"sample{number}").mkdir()
+        samples.append(write(folder / f"sample{number}"))
+        form.read(samples[-1])  # a sample that can't be read would test nothing
+    marker = folder / "it ran"
+    noise = open(folder / "noise", "w+b")
+    os.dup2(noise.fileno(), 2)  # what libraries write there is another line to the one that is promised
+    for seed in range(first, end):
+        path, size = damaged(form, samples[seed % len(samples)], folder / "damaged", (name, seed), marker)
+        noise.seek(0)
+        noise.truncate()
+        before = forget_peak()
+        outcome, detail = classify(form, path)
+        grown = peak() - before
+        noise.seek(0)
+        if marker.exists():
+            marker.unlink()
+            outcome = "code ran"
+        elif outcome in ("read", "refused") and grown > SPARE_BYTES + 4 * size:
+            outcome, detail = "memory", f"{grown >> 20} MB for {size:,} bytes"
+        elif outcome in ("read", "refused") and (lines := noise.read().decode("utf-8", "replace").strip()):
+            outcome, detail = "noise", lines
+        print(json.dumps([outcome, seed, detail]), file=sys.__stdout__, flush=True)
+
+
+def damaged(form: Format, sample: Path, target: Path, seed: object, marker: Path) -> tuple[Path, int]:
+    """A copy of a sample with one file damaged, and the bytes of that file."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    copy = target / sample.name
+    shutil.copytree(sample, copy) if sample.is_dir() else shutil.copy(sample, copy)
+    files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
+    file = files[seed[1] // len(form.samples) % len(files)]
+    fragments = tuple(fragment.replace(b"%s", str(marker).encode()) for fragment in form.fragments)
+    content = mutant(file.read_bytes(), seed, fragments)
+    file.write_bytes(content)
+    return copy, len(content)
+
+
+def classify(form: Format, path: Path) -> tuple[str, str]:
+    """What comes of reading a file."""
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            form.read(path)
+        return "read", ""
+    except InputError as error:
+        said = one_line(error)
+        return ("refused", "") if 20 < len(said) <= MESSAGE else ("a poor message", said)
+    except BaseException as error:
+        return "traceback", f"{type(error).__name__}: {error}"
+
+
+def forget_peak() -> int:
+    """The memory of this process, in bytes, from which its next peak is counted; 0 where it can't be."""
+    if not PEAK.exists():
+        return 0
+    PEAK.write_text("5")
+    return status("VmRSS")
+
+
+def peak() -> int:
+    return status("VmHWM") if PEAK.exists() else 0
+
+
+def status(key: str) -> int:
+    return next(int(line.split()[1]) << 10 for line in STATUS.read_text().splitlines() if line.startswith(key))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
