@@ -30,6 +30,7 @@ from common.console import say, warn
 from common.errors import InputError, exit_on_bad_input
 from load_data import load_dataset
 from model import SCHEDULES, FusionModel, HashModel, scale_at
+from reporting import codes_mat
 from reporting.results import collect, publish
 from reporting.run_log import TensorBoardLog
 from reporting.terminal import epoch_line, summary
@@ -159,6 +160,8 @@ class Config(Settings):
         self.means("folder of the run in results_dir/<dataset> (default: date, time, kind and seed)",
                    Rule(lambda value, _: not Path(value).is_absolute() and ".." not in Path(value).parts,
                         "the name of a folder inside results_dir/<dataset>"), outcome=False)
+        self.codes_mat = False
+        self.means("also write the codes of both splits as codes_<bits>.mat, in the folder of the run", outcome=False)
         self.tensorboard = False
         self.means("also write TensorBoard events, in the folder of the run", outcome=False)
         self.resume = False
@@ -271,9 +274,9 @@ class Solver:
             self.run.history.append({"epoch": self.run.epoch, **figures})
         if processes.rank():
             return {}
-        results = self.results()
-        publish(results, self.files.results)
-        return results
+        if self.config.codes_mat and self.hashing:
+            codes_mat.write(self.files.results, self.data, self.tested or [(self.model, self.scale_max)])
+        return publish(self.data, self.results(), self.files.results)
 
     def fit(self) -> None:
         """Train to the last epoch, from the saved state with ``--resume``, and save the models."""

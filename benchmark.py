@@ -11,13 +11,14 @@
     python benchmark.py data [NAME | all]                # make a data set that is measured on, or list them all
     python benchmark.py tables                           # write the figures of the records into the documents
     python benchmark.py check                            # train some records again, and compare
+    python benchmark.py compare RUN RUN ...              # any runs: settings, figures, significance of differences
 
-Each of the last five has options of its own: python benchmark.py speed --help. The others are studies. Their finished
+Each of the last six has options of its own: python benchmark.py speed --help. The others are studies. Their finished
 trainings are kept in <results_dir>/<dataset>/benchmark/ and used again as long as settings, data and code are the same,
-so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json and the figures. A data set of the
-bench that is not there, or is another one, gives one line; the others are measured, and the exit status is 2.
-With fewer --methods the other rows that an earlier run wrote stay, as long as they are of the same settings, data and
-code; those that are not are left out and named.
+so a study can be stopped and resumed. Beside them it writes <study>.md, <study>.json, each table as LaTeX and CSV, and
+the figures. A data set of the bench that is not there, or is another one, gives one line; the others are measured, and
+the exit status is 2. With fewer --methods the other rows that an earlier run wrote stay, as long as they are of the
+same settings, data and code; those that are not are left out and named.
 Reported is the last epoch, tie-aware, over all queries and all items. On a CPU each training runs in a process with one
 thread, which makes its figures repeatable. With --record the trainings are also written to docs/results, from which
 the documents take their figures; the code has to be committed then.
@@ -36,7 +37,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from benchmarks import earlier, records, trainings
+from benchmarks import earlier, exports, records, trainings
 from benchmarks.baselines import METHODS
 from benchmarks.baselines.own import label_of
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN, Recipe
@@ -50,7 +51,8 @@ from common.errors import InputError, Parser, exit_on_bad_input
 from load_data import Dataset, load_dataset
 from training.device import choose_device
 
-COMMANDS = {"speed": "speed", "search": "search_speed", "data": "datasets", "tables": "documents", "check": "check"}
+COMMANDS = {"speed": "speed", "search": "search_speed", "data": "datasets", "tables": "documents", "check": "check",
+            "compare": "compare"}
 
 
 @exit_on_bad_input
@@ -201,7 +203,7 @@ def report(options: argparse.Namespace, command: str, name: str, folder: Path, t
               "own": {job.label: job.own for job in jobs if job.own}}
     written = [write_atomically(folder / f"{options.study}.md", lambda file: file.write(text), "w"),
                write_atomically(folder / f"{options.study}.json", lambda file: json.dump(output, file), "w"),
-               *draw(found, folder, options.study)]
+               *exports.write(text, folder, options.study), *draw(found, folder, options.study)]
     if options.record:
         written += records.write([trainings.record_of(job, result, name) for job, result in trained],
                                  options.records_dir)

@@ -198,6 +198,21 @@ def evaluate(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: A
     return maps_from_histogram(hamming_histogram(query_codes, retrieval_codes, query_labels, retrieval_labels), topks)
 
 
+def evaluate_in_full(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike,
+                     retrieval_labels: ArrayLike) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """What papers report of a ranking, by name, and the average precision of each query, (queries,), by name.
+
+    The first are ``map`` and ``map@50`` of :func:`evaluate`, ``map@radius2`` of :func:`map_within_radius`, and
+    ``ndcg@50`` and ``ndcg@1000`` of :func:`ndcg`; the second are what ``map`` and ``map@50`` are the means of. The
+    arguments are those of ``hamming_histogram``. Raises InputError.
+    """
+    sides = query_codes, retrieval_codes, query_labels, retrieval_labels
+    histogram = hamming_histogram(*sides)
+    precision = {"map": average_precision_by_query(histogram), "map@50": average_precision_by_query(histogram, 50)}
+    return ({**{name: float(values.mean()) for name, values in precision.items()},
+             "map@radius2": map_within_radius(histogram), **ndcg(*sides)}, precision)
+
+
 def maps_from_histogram(histogram: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """``map_from_histogram`` at each cut of ``topks``, by name, as in :func:`evaluate`. Raises InputError."""
     histogram = _check_histogram(histogram)
@@ -249,19 +264,27 @@ def evaluate_cosine(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayL
 
     Raises InputError for embeddings that are not finite, and for labels as ``hamming_histogram`` does.
     """
+    precision = cosine_average_precision(query, retrieval, query_labels, retrieval_labels, topks)
+    return {name: float(values.cumsum()[-1] / len(values)) for name, values in precision.items()}
+
+
+def cosine_average_precision(query: ArrayLike, retrieval: ArrayLike, query_labels: ArrayLike,
+                             retrieval_labels: ArrayLike, topks: Sequence[int | None] = (None, 50)
+                             ) -> dict[str, np.ndarray]:
+    """The average precision of each query, (queries,), whose means are :func:`evaluate_cosine`. Raises InputError."""
     query, retrieval = (_unit_rows(name, value) for name, value in (("query", query), ("retrieval", retrieval)))
     query_labels, retrieval_labels = _pack_pair("labels", query_labels, retrieval_labels, negative=0)[:2]
     _same_rows("query embeddings", query, "query labels", query_labels.T)
     _same_rows("retrieval embeddings", retrieval, "retrieval labels", retrieval_labels.T)
-    totals: dict[str, float] = {}
+    found: dict[str, list[float]] = {}
     for vector, label in zip(query, query_labels.T):
         # Equal cosines are one tie group, as equal Hamming distances are. They are rounded, because products are.
         _, group = np.unique(-np.round(retrieval @ vector, COSINE_DECIMALS), return_inverse=True)
         relevant = _relevant(label, retrieval_labels).astype(np.int64)
         histogram = np.bincount(2 * group + relevant, minlength=2 * (group.max() + 1)).reshape(1, -1, 2)
         for name, value in maps_from_histogram(histogram, topks).items():
-            totals[name] = totals.get(name, 0.0) + value
-    return {name: total / len(query) for name, total in totals.items()}
+            found.setdefault(name, []).append(value)
+    return {name: np.array(values) for name, values in found.items()}
 
 
 def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 5, 10),

@@ -16,7 +16,7 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from benchmarks import blocks, overall, records
+from benchmarks import blocks, exports, overall, records
 from benchmarks.blocks import RESULTS
 from benchmarks.evidence import Evidence, gather
 from benchmarks.results import results
@@ -38,10 +38,17 @@ _BEGIN, _END = re.compile(r"<!--\s*results\b:?\s*(.*?)\s*-->", re.IGNORECASE), "
 
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> list[Path]:
-    Parser(prog="benchmark.py tables", description=__doc__.split("\n\n")[0]).parse_args(argv)
+    parser = Parser(prog="benchmark.py tables", description=__doc__.split("\n\n")[0])
+    parser.add_argument("--export", type=Path, metavar="DIR", help="also write every table there as LaTeX and CSV")
+    options = parser.parse_args(argv)
     written = write_documents(ROOT, **recorded(ROOT))
     for path in written:
         print(path.relative_to(ROOT))
+    if options.export:
+        names = [name for name in (RESULTS, *DOCUMENTS) if not name.endswith(".zh-CN.md")]  # it has the same tables
+        tables = [path for name in names for path in
+                  exports.write(_read(ROOT / name), options.export, Path(name).stem.lower(), blocks=name != RESULTS)]
+        print(f"{options.export}: {len(tables)} files of tables")
     if not written:
         print("Every document says what the records say; nothing was written.")
     return written

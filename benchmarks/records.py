@@ -36,7 +36,8 @@ _COMMIT, _SHA256, _DATE = (re.compile(text) for text in ("[0-9a-f]{40}", "[0-9a-
 _BITS = re.compile("[1-9][0-9]*")
 _BOTH = lambda figures: {"i2t": figures, "t2i": figures}
 _MAPS = _BOTH({"map": float, "map@50": float})
-_FIGURES = {"unpaired": _MAPS, "paired?": _MAPS,
+_IN_FULL = {"map": float, "map@50": float, "map@radius2?": float, "ndcg@50?": float, "ndcg@1000?": float}
+_FIGURES = {"unpaired": {**_BOTH(_IN_FULL), "i2i?": _IN_FULL, "t2t?": _IN_FULL}, "paired?": _MAPS,
             "partners": _BOTH({"recall@1": float, "recall@5": float, "recall@10": float}),
             "quantization_error?": float, "bit_balance?": float}
 _ORIGIN = {  # where a record or a measurement is from

@@ -12,6 +12,7 @@ from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.blocks import (anchor, command, footnote, gain, label, of, of_seeds, search_speed, seeds_of, speed,
                                table)
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
+from benchmarks.exports import mark_best
 from benchmarks.overall import against, scale_on_all
 from benchmarks.promises import in_points
 from benchmarks.tables import spread
@@ -28,7 +29,8 @@ def results(evidence: Evidence) -> list[str]:
              "compares, and each command below makes the records of its table anew.", "",
              "mAP is in points, over all queries and all items, after the last epoch; an item is relevant if it shares "
              "a label with the query, and ties are averaged exactly. Each figure is the mean of image-to-text and "
-             "text-to-image retrieval, given as mean ± standard deviation over seeds. *Unpaired*: a query is one "
+             "text-to-image retrieval, given as mean ± standard deviation over seeds; the best in each column is in "
+             "bold, the second best underlined. *Unpaired*: a query is one "
              "modality and an item the other, each encoded alone. *Paired*: each side has seen both modalities of its "
              "pair, as in UCMFH.", "",
              *(f"- [{title}](#{anchor(title)})" for title, _ in sections)]
@@ -85,7 +87,7 @@ def of_dataset(data: Data, evidence: Evidence) -> list[str]:
 
 
 def by_length(rows: list[Row], data: Data, evidence: Evidence, protocol: str, *cuts: str) -> list[str]:
-    """A row a method: figures at each code length."""
+    """A row a method: figures at each code length, the best in bold and the second best underlined."""
     names = {"map": "@all", "map@50": "@50", "recall@1": "R@1", "recall@10": "R@10"}
     header = ["", "seeds", *(f"{names[cut]} {bits}" if bits == data.lengths[0] else bits
                              for cut in cuts for bits in data.lengths)]
@@ -96,7 +98,7 @@ def by_length(rows: list[Row], data: Data, evidence: Evidence, protocol: str, *c
         if any(found):
             name = row.method if protocol == "paired" and not row.ours else label(row)
             cells.append([name + evidence.mark([row]), seeds_of(row, data.lengths), *map(spread, found)])
-    return [*table(header, cells), *footnote(cells)]
+    return [*table(header, mark_best(cells, words=2)), *footnote(cells)]
 
 
 def costs(rows: list[Row], data: Data, evidence: Evidence) -> list[str]:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks import promises
+from benchmarks.exports import mark_best
 from benchmarks.promises import DIRECTIONS, in_points, standard_error
 
 Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (benchmark.gather)
@@ -19,10 +20,13 @@ def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], foun
     seeds = sorted({len(entries) for results in found.values() for entries in results.values()})
     lines = [f"# {dataset}: {study}", "", f"`{command}`", "",
              f"{sizes['train']:,} training pairs, {sizes['query']:,} queries, {sizes['retrieval']:,} items; "
-             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± s.d.", "",
+             f"{' or '.join(map(str, seeds))} seeds. mAP in points, tie-aware, last epoch; mean ± s.d. The best is in "
+             "bold, the second best underlined.", "",
              "## Unpaired, mean of I2T and T2I", "", *overview(found, lengths, "unpaired"), "",
              "## Paired (UCMFH's protocol: each side has seen both modalities)", "",
-             *overview(found, lengths, "paired"), ""]
+             *overview(found, lengths, "paired"), "",
+             "## Within Hamming radius 2, and NDCG, unpaired, mean of I2T and T2I", "", *beside(found, lengths), "",
+             "## Within a modality, unpaired", "", *of_one_modality(found, lengths), ""]
     if default in found and off in found:
         lines += ["## Progressive on against off", "", *effects(found[default], found[off]), ""]
     if any("partners" in entry for results in found.values() for entries in results.values() for entry in entries):
@@ -36,13 +40,32 @@ def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], foun
 
 def overview(found: Found, lengths: list[str], protocol: str) -> list[str]:
     """A row a method: mAP@all and mAP@50 at each code length, mean of both directions."""
-    rows = header(("@all", "@50"), lengths)
+    cells = []
     for label, results in found.items():
         if any(protocol in entry for entries in results.values() for entry in entries):
-            cells = [spread([in_points(entry, protocol, cut) for entry in results.get(bits, [])])
-                     for cut in ("map", "map@50") for bits in lengths]
-            rows.append(f"| {label} | " + " | ".join(cells) + " |")
-    return rows
+            cells.append([label, *(spread([in_points(entry, protocol, cut) for entry in results.get(bits, [])])
+                                   for cut in ("map", "map@50") for bits in lengths)])
+    return compared(("@all", "@50"), lengths, cells)
+
+
+def beside(found: Found, lengths: list[str]) -> list[str]:
+    """A row a method: mAP within Hamming radius 2 and NDCG, mean of I2T and T2I."""
+    cuts = {"map@radius2": "mAP, radius 2", "ndcg@50": "NDCG@50", "ndcg@1000": "NDCG@1000"}
+    cells = [[label, *(spread([in_points(entry, "unpaired", cut) for entry in results.get(bits, [])])
+                       for cut in cuts for bits in lengths)] for label, results in found.items()]
+    return compared(tuple(cuts.values()), lengths, cells)
+
+
+def of_one_modality(found: Found, lengths: list[str]) -> list[str]:
+    """A row a method: mAP@all where queries and items are both images, or both texts."""
+    cells = [[label, *(spread([100 * entry["unpaired"][direction]["map"] for entry in results.get(bits, [])])
+                       for direction in ("i2i", "t2t") for bits in lengths)] for label, results in found.items()]
+    return compared(("I2I @all", "T2T @all"), lengths, cells)
+
+
+def compared(figures: Sequence[str], lengths: list[str], cells: list[list[str]]) -> list[str]:
+    """A table with each figure at each code length, the best and the second best marked."""
+    return [*header(figures, lengths), *(f"| {' | '.join(row)} |" for row in mark_best(cells))]
 
 
 def header(figures: Sequence[str], lengths: list[str]) -> list[str]:
@@ -53,14 +76,13 @@ def header(figures: Sequence[str], lengths: list[str]) -> list[str]:
 
 def recalls(found: Found, lengths: list[str]) -> list[str]:
     """A row a method: R@1 and R@10 of the own partner at each code length, mean of both directions, in percent."""
-    rows = header(("R@1", "R@10"), lengths)
+    cells = []
     for label, results in found.items():
         entries = [results.get(bits, []) for bits in lengths]
-        cells = [spread([in_points(entry, "partners", cut) for entry in each]
-                        if all("partners" in entry for entry in each) else [])
-                 for cut in ("recall@1", "recall@10") for each in entries]
-        rows.append(f"| {label} | " + " | ".join(cells) + " |")
-    return rows
+        cells.append([label, *(spread([in_points(entry, "partners", cut) for entry in each]
+                                      if all("partners" in entry for entry in each) else [])
+                               for cut in ("recall@1", "recall@10") for each in entries)])
+    return compared(("R@1", "R@10"), lengths, cells)
 
 
 def details(found: Found, lengths: list[str]) -> list[str]:

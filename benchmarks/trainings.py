@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import evaluation
 from benchmarks import records
-from benchmarks.baselines import METHODS, Unsuited, evaluate
+from benchmarks.baselines import METHODS, Unsuited, evaluate, evaluate_last
 from benchmarks.baselines.own import Own
 from benchmarks.datasets import with_finer_labels
 from benchmarks.studies import Job
@@ -33,6 +33,7 @@ from common import own_code
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from load_data import Dataset, load_dataset
+from reporting import last_figures
 from training.device import choose_device, environment
 
 # Deciding settings that are not among those of a record: it has them elsewhere, or they decide no figure of its last
@@ -174,6 +175,7 @@ def train_ours(job: Job) -> dict:
                                             "checkpoint_dir": checkpoints, "run_name": "run"}))
         solver.fit()
         found = solver.results()
+    last_figures.write(Path(job.folder) / last_figures.FILE, solver.data, found["average_precision"])
     found |= finer(job, lambda data: evaluation.evaluate_codes(solver.model, data, solver.scale_max))
     return {key: found[key] for key in ("final", "finer", "history", "epochs", "curves", "chosen", "seconds",
                                         "environment") if key in found}
@@ -194,7 +196,8 @@ def train_baseline(job: Job, device: torch.device) -> dict:
     started = time.perf_counter()
     method.fit(split.train.image[split.train.image_of_text], split.train.text, test)  # every text with its image
     seconds = time.perf_counter() - started - tested
-    final, curves = evaluate(method, split)
+    final, curves, precision = evaluate_last(method, split)
+    last_figures.write(Path(job.folder) / last_figures.FILE, split, precision)
     history.append({"epoch": method.epochs or 1, str(job.bits): final})
     return {"final": {str(job.bits): final}, "curves": {str(job.bits): curves}, "history": history,
             "seconds": {"training": seconds}, "reference": method.reference,

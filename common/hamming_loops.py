@@ -149,14 +149,33 @@ def count_shared_labels(query, item, query_label, item_label, first, counts):
         first: the first of the queries.
         counts: int64 (queries, bits + 1, labels + 1); an item adds 1 at [query - first, distance, shared labels].
     """
+    grades = np.uint64(counts.shape[2])
+    keys = np.empty(_ITEMS, np.uint32)
+    tables = np.empty((4, counts.shape[1] * counts.shape[2]), np.uint32)  # as in count_distances
     for i in range(len(counts)):
-        for j in range(item.shape[1]):
-            shared, apart = np.uint64(0), np.uint64(0)
-            for word in range(len(item_label)):
-                shared += bit_count(item_label[word, j] & query_label[word, first + i])
+        tables[:] = 0
+        for start in range(0, item.shape[1], _ITEMS):
+            stop = min(start + _ITEMS, item.shape[1])
+            key = keys[:stop - start]
+            key[:] = 0
             for word in range(len(item)):
-                apart += bit_count(item[word, j] ^ query[word, first + i])
-            counts[i, apart, shared] += 1
+                code, part = query[word, first + i], item[word, start:stop]
+                for j in range(len(part)):
+                    key[j] += np.uint32(grades * bit_count(part[j] ^ code))
+            for word in range(len(item_label)):
+                mask, part = query_label[word, first + i], item_label[word, start:stop]
+                for j in range(len(part)):
+                    key[j] += np.uint32(bit_count(part[j] & mask))
+            whole = len(key) // 4 * 4
+            for j in range(0, whole, 4):
+                for table in range(4):
+                    tables[table, key[j + table]] += np.uint32(1)
+            for j in range(whole, len(key)):
+                tables[0, key[j]] += np.uint32(1)
+        count = counts[i].ravel()
+        for table in range(4):
+            for place in range(len(count)):
+                count[place] += tables[table, place]
 
 
 @compiled

@@ -79,15 +79,15 @@ def _rounded(values: np.ndarray) -> list[float]:
     return np.round(values, 5).tolist()
 
 
-def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[np.ndarray]]:
-    """The curves of every code length, without labels only the histogram; and the unpaired hash codes of the longest.
+def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[str, dict], list[Tensor]]:
+    """The curves of every code length, without labels only the histogram; and the unpaired hash codes.
 
     Args:
         scale: that of the codes before the sign, for their histogram.
 
     Returns:
-        What the module describes; and the codes, (n, bits) each, of query images, query texts, retrieval images,
-        retrieval texts.
+        What the module describes; and the codes of all lengths side by side, int8 (n, width) each, of query images,
+        query texts, retrieval images, retrieval texts.
     """
     counts = dict.fromkeys(model.hash_lens, 0)
 
@@ -99,8 +99,5 @@ def model_curves(model: HashModel, data: Dataset, scale: float) -> tuple[dict[st
     retrieval = evaluation.encode(model, data.retrieval, scale, observe=count)
     ranked = evaluation.rankings(model, query, retrieval)
     found = evaluation.by_length(model, data, ranked, curves_of)
-    longest = max(model.hash_lens)
-    (images, found_texts), (texts, found_images) = (ranked[longest, "unpaired", direction]
-                                                    for direction in evaluation.DIRECTIONS)
     return ({bits: {"code_histogram": shares(counts[int(bits)]), **figures} for bits, figures in found.items()},
-            [side.numpy() for side in (images, texts, found_images, found_texts)])
+            [*query["unpaired"], *retrieval["unpaired"]])

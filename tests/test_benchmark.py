@@ -100,7 +100,12 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
     expected = metric.evaluate(metric.sign_codes(method.encode_image(data.query.image).numpy()),
                                metric.sign_codes(method.encode_text(data.retrieval.text).numpy()),
                                data.query.label.numpy(), data.retrieval.label.numpy())
-    assert found["CCA-ITQ"]["4"][1]["unpaired"]["i2t"] == expected
+    measured = found["CCA-ITQ"]["4"][1]["unpaired"]
+    assert {name: measured["i2t"][name] for name in expected} == expected
+    assert all(figures.keys() == measured["i2t"].keys() > expected.keys() for figures in measured.values())
+    assert list(measured) == ["i2t", "t2i", "i2i", "t2t"]
+    tables = {path.name for path in (folder / "results" / "toy" / "benchmark").iterdir()}
+    assert {"methods_unpaired.tex", "methods_unpaired.csv", "methods_in_full.csv"} <= tables
 
     # the table holds their means, the figures are there
     where = folder / "results" / "toy" / "benchmark"
@@ -225,7 +230,7 @@ def test_what_is_recorded_is_what_was_trained(recorded):
                 assert record["final"][bits]["paired"][direction]["map@50"] == pytest.approx(
                     result["final"][bits]["paired"][direction]["map@50"], abs=1e-6)
             assert record["history"]["map"][bits][-1] == pytest.approx(np.mean(
-                [figures["map"] for figures in result["final"][bits]["unpaired"].values()]), abs=1e-5)
+                [result["final"][bits]["unpaired"][direction]["map"] for direction in ("i2t", "t2i")]), abs=1e-5)
         assert record["history"]["epoch"] == [1, 2, 3]
         assert record["loss"] == pytest.approx([epoch["loss"] for epoch in result["epochs"]], rel=1e-5)
     others = records.read(recorded / "records" / "toy" / "CCA.jsonl")

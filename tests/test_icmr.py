@@ -73,7 +73,7 @@ def test_log_lines_are_the_guides(small, capsys):
     results = json.loads(Path(lines[-1]).read_text())
     recalls = [f"{value:.4f}" for way in ("i2t", "t2i") for value in results["final"]["8"]["partners"][way].values()]
     assert ["8", *recalls] in [line.split() for line in lines]
-    assert results["final"]["8"]["unpaired"]["i2t"].keys() == {"map", "map@50"}
+    assert results["final"]["8"]["unpaired"]["i2t"].keys() == {"map", "map@50", "map@radius2", "ndcg@50", "ndcg@1000"}
     assert 0 <= results["final"]["4"]["quantization_error"] < 1
     assert [entry["epoch"] for entry in results["history"]] == [100] and len(results["epochs"]) == 100
 

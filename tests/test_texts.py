@@ -130,7 +130,7 @@ def test_tests_rank_images_for_texts_and_texts_for_images(trained, data):
     query, retrieval = ([metric.sign_codes(model.encode(**{side: getattr(split, side)})[1].detach().numpy())
                          for side in ("image", "text")] for split in (data.query, data.retrieval))
     final = results["final"]["16"]
-    for direction, asked, found in (("i2t", 0, 1), ("t2i", 1, 0)):
+    for direction, asked, found in (("i2t", 0, 1), ("t2i", 1, 0), ("i2i", 0, 0), ("t2t", 1, 1)):
         labels = [(split.label[split.image_of_text] if side else split.label).numpy()
                   for split, side in ((data.query, asked), (data.retrieval, found))]
         expected = metric.mean_average_precision(query[asked], retrieval[found], *labels)

@@ -12,7 +12,7 @@ modality drowns the other, except those whose code leaves them as they are (UCCH
 
 from __future__ import annotations
 
-from benchmarks.baselines.base import Baseline, DeepBaseline, Unsuited, evaluate
+from benchmarks.baselines.base import Baseline, DeepBaseline, Unsuited, evaluate, evaluate_last
 from benchmarks.baselines.cagan import CAGAN, GraphCode
 from benchmarks.baselines.crovca import CroVCA
 from benchmarks.baselines.deep import CIRH, DJSRH, UCCH, GraphNet
@@ -21,7 +21,7 @@ from benchmarks.baselines.ucmfh import UCMFH
 
 __all__ = ["CAGAN", "CIRH", "DJSRH", "METHODS", "UCCH", "UCMFH", "Baseline", "CanonicalITQ", "CanonicalLSH",
            "CanonicalSign", "CroVCA", "DeepBaseline", "GraphCode", "GraphNet", "Unsuited", "evaluate",
-           "itq_rotation"]
+           "evaluate_last", "itq_rotation"]
 
 METHODS: dict[str, type[Baseline]] = {
     method.name: method for method in (

@@ -12,6 +12,7 @@ from torch.nn.functional import normalize
 import metric
 from common.errors import InputError
 from load_data import Dataset, Split
+from reporting import last_figures
 from reporting.curves import curves_of
 
 MIN_PAIRS = 16  # an eighth of them judges the ridge of CCA; CIRH looks for three neighbours in a batch
@@ -131,7 +132,22 @@ def step(loss: Tensor, *optimizers: torch.optim.Optimizer, clip: float | None = 
 
 
 def evaluate(method: Baseline, data: Dataset) -> tuple[dict, dict]:
-    """What a trained method reaches, in the form of a code length's ``final`` in ICMR's metrics, and its curves."""
+    """What a trained method reaches, in the form of an evaluation in ICMR's metrics, and its curves."""
+    return _evaluate(method, data)[:2]
+
+
+def evaluate_last(method: Baseline, data: Dataset) -> tuple[dict, dict, dict[str, np.ndarray]]:
+    """The same after the last epoch, in the form of ``final``, with the figures of reporting/last_figures.py; and the
+    average precision of each query.
+    """
+    found, curves, *codes = _evaluate(method, data)
+    figures, precision = last_figures.of_codes(data, *([metric.sign_codes(side) for side in sides] for sides in codes),
+                                               bits=method.bits)
+    return last_figures.merge(found, figures), curves, precision
+
+
+def _evaluate(method: Baseline, data: Dataset) -> tuple[dict, dict, list[np.ndarray], list[np.ndarray]]:
+    """What a method reaches, its curves, and the unpaired codes before the sign of images and texts, queries first."""
     found, curves = {}, {}
     for protocol in ("paired", "unpaired") if method.paired else ("unpaired",):
         both = protocol == "paired"
@@ -149,7 +165,7 @@ def evaluate(method: Baseline, data: Dataset) -> tuple[dict, dict]:
             curves[protocol][direction] = curves_of(histogram)
     if method.bounded:
         found["quantization_error"] = metric.quantization_error(np.concatenate(retrieval))  # the unpaired, done last
-    return found, curves
+    return found, curves, query, retrieval
 
 
 def _codes_of(method: Baseline, split: Split, both: bool) -> list[np.ndarray]:
