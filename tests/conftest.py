@@ -14,5 +14,6 @@ def quick_pages(request):
     """Leave the drawings out of the pages of trainings, which take longer than the trainings: about 4 of 5 seconds."""
     with pytest.MonkeyPatch.context() as patch:
         if "ICMR" in sys.modules and request.module.__name__ not in DRAWN:
-            patch.setattr("reporting.plots.svg", lambda figure: "<svg></svg>")
+            patch.setattr("reporting.page.shown_figure", lambda caption, figure: {
+                "caption": caption, "svg": "", "downloads": []})
         yield
