@@ -197,9 +197,12 @@ class Version:
         return [described[item] for item in ids]
 
     def values(self) -> dict[str, list]:
-        """The values of the columns that have few different ones, sorted, by column."""
+        """The values, by column, of the columns of words and whole numbers that have few different ones; sorted."""
         found = {}
         for name in self.columns:
+            kind = self.index.items[name].type
+            if not (pa.types.is_string(kind) or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
+                continue
             values = pc.unique(self.index.items[name]).drop_null()
             if 1 < len(values) <= min(MAX_VALUES, len(self.index) // 2):
                 found[name] = sorted(values.to_pylist())

