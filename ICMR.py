@@ -104,8 +104,8 @@ class Config(Settings):
 
         self.group("The loss")
         self.loss = "contrastive"
-        self.means("contrastive; balanced: positives and negatives weighted against each other; or a class of your own, "
-                   "FILE.py:Class or package.module:Class (docs/extending.md)",
+        self.means("contrastive; balanced: positives and negatives weighted against each other; or a class of your "
+                   f"own, {own_code.FORMS} (docs/extending.md)",
                    Rule(lambda value, _: value in ("contrastive", "balanced") or own_code.is_own(value),
                         f"contrastive, balanced or a class of your own, {own_code.FORMS}"))
         self.positive_weight = 0.5

@@ -7,7 +7,7 @@
 printed as a table of what the quick-start guide promised beside what was measured (benchmarks/promises.py), and drawn:
 mAP against code length and epoch, precision-recall curves, and the distribution of the code values. Trainings that are
 finished are used again if settings, data and code are the same. Every setting of ICMR.py can be given too. Figures, as
-PNG and SVG, and comparison.json lie in <results_dir>/<dataset>/demo_progressive_vs_original/.
+PNG, SVG and PDF, and comparison.json lie in <results_dir>/<dataset>/demo_progressive_vs_original/.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ def verdicts(rows: list[dict], dataset: str) -> list[str]:
     return lines
 
 
-CELLS = ("effect", "expected", "original", "progr.", "change", "verdict")
+CELLS = ("effect", "promised", "original", "progr.", "change", "verdict")
 
 
 def cells(row: dict) -> tuple[str, ...]:
@@ -178,7 +178,7 @@ def draw_overview(runs: dict[str, list[dict]], bits: str) -> Figure:
     plots.same_limits(axes[:2])
     draw_codes(axes[2], runs, bits)
     plots.add_legend(figure, axes[0], plots.runs_note({"": lines["loss"]}))
-    return figure
+    return plots.finish(figure)
 
 
 @plots.styled
@@ -221,7 +221,7 @@ def draw_comparison(runs: dict[str, list[dict]], rows: list[dict], bits: str) ->
         cell.set_edgecolor(plots.INK)
         cell.set_text_props(ha="left" if column in (0, 1, 5) else "right")
     plots.add_legend(figure, axes[0, 0], plots.runs_note({"": lines["loss"]}))
-    return figure
+    return plots.finish(figure)
 
 
 # --- the script ---------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from typing import Iterable, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from common.hamming_loops import compiled, count_distances, count_shared_labels, in_threads
+from common.hamming_loops import compiled, count_distances, count_rivals, count_shared_labels, in_threads
 
 try:
     from common.errors import InputError
@@ -33,6 +33,7 @@ except ModuleNotFoundError:  # this file was copied into another project
 MAX_BITS = 32767  # of a code: twice a distance must fit 16 bits
 COSINE_DECIMALS = 12  # cosines that are equal to so many decimals count as equal
 _CELLS = 1 << 18  # of the counts of graded relevance that are held at once
+_PAIRS_A_QUERY = 2048  # whose comparison takes about as long as the average precision of a query, from its histogram
 _ROWS = 32768  # rows packed at once, so that the scratch memory stays in the cache however large the database is
 
 
@@ -214,7 +215,11 @@ def evaluate_in_full(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_l
 
 def maps_from_histogram(histogram: ArrayLike, topks: Sequence[int | None] = (None, 50)) -> dict[str, float]:
     """``map_from_histogram`` at each cut of ``topks``, by name, as in :func:`evaluate`. Raises InputError."""
-    return {"map" if topk is None else f"map@{topk}": map_from_histogram(histogram, topk) for topk in topks}
+    histogram = _check_histogram(histogram)
+    limit = int(histogram[0].sum())
+    cuts = [limit if topk is None else min(_positive("topk", topk), limit) for topk in topks]
+    return {"map" if topk is None else f"map@{topk}": float(_by_query(histogram, limit, cut).mean())
+            for topk, cut in zip(topks, cuts)}
 
 
 def ndcg(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: ArrayLike, retrieval_labels: ArrayLike,
@@ -313,16 +318,19 @@ def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 
     own = (images[owner] != texts).sum(axis=1)  # the distance of each text from its image
     best = np.minimum.reduceat(own, first)
     right = np.add.reduceat(own == best[owner], first)  # texts of an image that are as near as its nearest
-    packed = pack_codes(images), pack_codes(texts)
-    nearer, tied = ([np.zeros(len(images)), np.zeros(len(texts))] for _ in range(2))
-    for some in (slice(start, start + 256) for start in range(0, len(images), 256)):
-        distance = hamming_distance(packed[0][some], packed[1])
-        for count, compare in ((nearer, np.less), (tied, np.equal)):
-            count[0][some] = compare(distance, best[some, None]).sum(axis=1)
-            count[1] += compare(distance, own).sum(axis=0)
+    sides = [_words(pack_codes(side)) for side in (images, texts)]
+    limits = [limit.astype(np.int32) for limit in (best, own)]
+    of_image = np.zeros((2, len(images)), np.int64)
+
+    def count(some: slice) -> np.ndarray:
+        of_text = np.zeros((2, len(texts)), np.int64)  # of each thread its own
+        count_rivals(*sides, *limits, some.start, some.stop, of_image, of_text)
+        return of_text
+
+    of_text = sum(in_threads(count, len(images), len(images) * len(texts)))
     partners = right, np.ones(len(texts))
-    return {direction: {f"recall@{k}": float(_chance_of_one(*counts, k).mean()) for k in ks}
-            for direction, counts in zip(("i2t", "t2i"), zip(nearer, tied, partners))}
+    return {direction: {f"recall@{k}": float(_chance_of_one(*counts, right, k).mean()) for k in ks}
+            for direction, counts, right in zip(("i2t", "t2i"), (of_image, of_text), partners)}
 
 
 def _chance_of_one(before, size, right, k):
@@ -421,17 +429,24 @@ def _gained(size, gain, discount, cut):
     return (places * gain / np.maximum(size, 1)).sum(axis=1)
 
 
-@compiled
 def _average_precision(histogram, topk, harmonic, precision):
     """Expected average precision of each query, (queries,); the formulas are in ``map_from_histogram``."""
-    for query in range(len(histogram)):
+    in_threads(lambda some: _average_precision_of(some.start, some.stop, histogram, topk, harmonic, precision),
+               len(histogram), len(histogram) * _PAIRS_A_QUERY)
+
+
+@compiled
+def _average_precision_of(first, last, histogram, topk, harmonic, precision):
+    for query in range(first, last):
         gain, found, before, left, cut = 0.0, 0, 0, topk, -1
         for distance in range(histogram.shape[1]):
-            size, relevant = histogram[query, distance].sum(), histogram[query, distance, 1]
+            relevant = histogram[query, distance, 1]
+            size = histogram[query, distance, 0] + relevant
             if size > left:
                 cut = distance
                 break
-            gain += _group_gain(size, relevant, before, found, harmonic)
+            if relevant:  # others add nothing, and most distances of long codes have no items
+                gain += _group_gain(size, relevant, before, found, harmonic)
             found, before, left = found + relevant, before + size, left - size
         if cut < 0:
             precision[query] = gain / max(found, 1)

@@ -1,16 +1,19 @@
 """Write report.html of a finished run again, from its metrics.json.
 
     python report.py results/openmoji/RUN
+    python report.py results/openmoji/RUN --lang zh      # the page and its figures in Chinese
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 from jinja2 import TemplateError
 
 from common.errors import InputError, Parser, exit_on_bad_input
+from reporting.language import set_language
 from reporting.page import write_report
 
 
@@ -18,7 +21,11 @@ from reporting.page import write_report
 def main(argv: list[str] | None = None) -> Path:
     parser = Parser(prog="report.py", description="Write report.html of a finished run again, from its metrics.json.")
     parser.add_argument("run", type=Path, help="folder of the run, such as results/openmoji/RUN")
-    path = parser.parse_args(argv).run / "metrics.json"
+    parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the page and of its figures")
+    options = parser.parse_args(argv)
+    if note := set_language(options.lang):
+        print(note, file=sys.stderr)
+    path = options.run / "metrics.json"
     try:
         results = json.loads(path.read_text(encoding="utf-8"))
         page = write_report(path.with_name("report.html"), results)

@@ -180,6 +180,15 @@ def export(options: argparse.Namespace) -> None:
     print(f"{options.out}: {len(index):,} codes of {index.bits} bits")
 
 
+def serve(options: argparse.Namespace) -> None:
+    """Answer queries over HTTP."""
+    try:
+        from serving import server
+    except ImportError as error:
+        raise InputError(f"{error.name} can't be imported; run pip install -r requirements-serve.txt") from None
+    server.serve(options.folder or newest(), options.host, options.port, options.images, options.encoders)
+
+
 # --- what the commands share ----------------------------------------------------------------------
 
 
@@ -362,6 +371,13 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     ask.add_argument("--json", action="store_true", help="print JSON")
     ask.add_argument("--gallery", type=Path, metavar="OUT.html", help="write the results as a page")
     ask.add_argument("--images", type=Path, metavar="DIR", help="folder of the data set's image files, for the gallery")
+
+    service = command(serve, "answer queries over HTTP, with a page to search by words and pictures")
+    service.add_argument("--host", default="127.0.0.1", help="where to listen; 0.0.0.0 is every address of this machine "
+                                                             "(default: 127.0.0.1, for this machine alone)")
+    service.add_argument("--port", type=int, default=8000, help="(default: 8000)")
+    service.add_argument("--images", type=Path, metavar="DIR", help="folder of the data set's image files, to show them")
+    service.add_argument("--encoders", "--clip", metavar="MODEL", help="as for query")
 
     command(info, "describe an index and check that its files are unchanged")
     out = command(export, "write ids, codes and captions as Parquet, for a vector database")

@@ -7,11 +7,12 @@
 2. The codes of the trained model at different scales: what the scale alone does.
 3. Scale, saturation, quantization error and bit balance against the epoch.
 
-The expected curves hold for normally distributed x, which batch normalisation aims at: then
-P(|tanh(s x)| > t) = 2 Phi(-artanh(t) / s), and the quantization error is E (|tanh(s x)| - 1)^2.
+The reference curves are those of normally distributed x: then P(|tanh(s x)| > t) = 2 Phi(-artanh(t) / s), and the
+quantization error is E (|tanh(s x)| - 1)^2. Batch normalisation gives x that mean and deviation, not that shape: a
+training drives x away from 0, so that the measured codes end sharper than the reference.
 
-All settings of ICMR.py can be given too, with one code length. The charts are written to the folder of the run, as PNG
-and SVG.
+All settings of ICMR.py can be given too, with one code length. The charts are written to the folder of the run, as PNG,
+SVG and PDF.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from load_data import load_dataset
 from model import scale_at
 from reporting import language, plots
 from reporting.curves import code_histogram
-from reporting.plots import BLUE, RED, tr
+from reporting.language import tr
+from reporting.styles import BLUE, RED
 
 DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "64", "--epoch", "40", "--run_name", "test_progressive_hash"]
 STAGES = 6  # epochs whose codes are drawn, from the first to the last
@@ -71,7 +73,7 @@ class Observed(ICMR.Solver):
         return super().observe(loss, codes)
 
 
-# --- what to expect of normally distributed x ---------------------------------------------------------------------
+# --- the reference: normally distributed x -----------------------------------------------------------------------
 
 
 def expected_saturation(scale: np.ndarray) -> np.ndarray:
@@ -95,19 +97,19 @@ def expected_shares(scale: float, edges: np.ndarray) -> np.ndarray:
 
 
 @plots.styled
-def draw_stages(stages: dict[int, tuple[float, np.ndarray]], expected: bool) -> Figure:
-    """Histograms of the training codes at each stage (:class:`Observed`), ``expected`` ones too if x is normalised."""
+def draw_stages(stages: dict[int, tuple[float, np.ndarray]], normalised: bool) -> Figure:
+    """Histograms of the training codes at each stage (:class:`Observed`), with the reference if x is normalised."""
     rows = -(-len(stages) // 3)
     figure, axes = plots.new_figure(rows, min(3, len(stages)), height=0.5 + 1.7 * rows, sharex=True, sharey=True)
     for ax in axes.flat[len(stages):]:
         ax.set_visible(False)
     for ax, (epoch, (scale, codes)) in zip(axes.flat, stages.items()):
         histogram = code_histogram(codes)
-        ax.stairs(100 * np.array(histogram["share"]), histogram["edges"], fill=True, color=BLUE, alpha=0.55,
+        ax.stairs(100 * np.array(histogram["share"]), histogram["edges"], fill=True, color=BLUE, alpha=0.7,
                   label=tr("measured"))
-        if expected:
+        if normalised:
             ax.stairs(100 * expected_shares(scale, np.array(histogram["edges"])), histogram["edges"], color=RED,
-                      linewidth=0.9, label=tr("expected of normal x"))
+                      linewidth=0.9, label=tr("if x were normal"))
         ax.set_title(tr("epoch {}, scale {:.2f}").format(epoch, scale))
         ax.set_yscale("symlog", linthresh=1)
         ax.yaxis.set_major_formatter("{x:g}")
@@ -117,11 +119,11 @@ def draw_stages(stages: dict[int, tuple[float, np.ndarray]], expected: bool) -> 
     for ax in axes[:, 0]:
         ax.set_ylabel(tr("share of code values (%)"))
     plots.add_legend(figure, axes[0, 0])
-    return figure
+    return plots.finish(figure)
 
 
 @plots.styled
-def draw_scales(x: np.ndarray, expected: bool) -> Figure:
+def draw_scales(x: np.ndarray, normalised: bool) -> Figure:
     """The codes of the same x (items, bits) at different scales: the function, their values, and two measures of them.
     """
     figure, axes = plots.new_figure(2, 2, height=4)
@@ -138,23 +140,24 @@ def draw_scales(x: np.ndarray, expected: bool) -> Figure:
             (axes[1, 0], metric.saturation, expected_saturation, "share with |code| > 0.9"),
             (axes[1, 1], metric.quantization_error, expected_quantization_error, "mean of (|code| - 1)²")):
         series = {tr("measured"): {"x": scales, "y": [[measure(np.tanh(s * x)) for s in scales]]}}
-        if expected:
-            series[tr("expected of normal x")] = {"x": scales, "y": [formula(scales)]}
+        if normalised:
+            series[tr("if x were normal")] = {"x": scales, "y": [formula(scales)]}
         plots.draw_series(ax, series)
         ax.set(xlabel=tr("scale"), ylabel=tr(name), ylim=(0, None))
         ax.legend()
-    return figure
+    return plots.finish(figure)
 
 
 @plots.styled
 def draw_epochs(log: list[dict], config: ICMR.Config) -> Figure:
-    """The training log, an entry an epoch, with the expected curves where there is a formula."""
+    """The training log, an entry an epoch, with a reference where there is a formula."""
     figure, axes = plots.new_figure(2, 2, height=3.6, sharex=True)
     epochs = np.array([entry["epoch"] for entry in log])
     scale = np.array([scale_at((epoch - 1) / max(config.epoch - 1, 1), config.scale_min, config.scale_max,
                                config.scale_schedule) for epoch in epochs])
-    formulas = {"scale": scale}
+    formulas, reference = {"scale": scale}, tr("reference: the schedule")
     if config.batch_norm:
+        reference = tr("reference: (a) the schedule, (b), (c) normal x, (d) fair signs")
         formulas |= {"saturation": expected_saturation(scale),
                      "quantization_error": expected_quantization_error(scale),
                      # E |mean of B fair signs|, by the central limit theorem
@@ -164,14 +167,14 @@ def draw_epochs(log: list[dict], config: ICMR.Config) -> Figure:
     for ax, (key, label) in zip(axes.flat, labels.items()):
         series = {tr("measured"): {"x": epochs, "y": [[entry[key] for entry in log]]}}
         if key in formulas:
-            series[tr("expected")] = {"x": epochs, "y": [formulas[key]]}
+            series[reference] = {"x": epochs, "y": [formulas[key]]}
         plots.draw_series(ax, series)
         ax.set_ylabel(tr(label))
         ax.set_ylim(0, None)
     for ax in axes[1]:
         plots.set_epochs(ax)
     plots.add_legend(figure, axes[0, 0])
-    return figure
+    return plots.finish(figure)
 
 
 # --- the script ---------------------------------------------------------------------------------------------------

@@ -55,8 +55,8 @@ def job_of(record: dict, data_dir: str, device: str, folder: str) -> Job:
     config = dict(settings, seed=record["seed"], hash_lens=record["hash_lens"], eval_every=settings["epoch"],
                   data_dir=data_dir, device=device, precision=record["precision"])
     if own_code.is_own(str(config.get("loss"))):
-        raise InputError(f"{record['dataset']}: a record with the loss {config['loss']}; records are of the project's own "
-                         f"losses, and no code that a record names is run")
+        raise InputError(f"{record['dataset']}: a record with the loss {config['loss']}; records are of the project's "
+                         f"own losses, and no code that a record names is run")
     ICMR.Config(**config).check()
     found = load_dataset(record["dataset"], data_dir).fingerprint
     if found != record["fingerprint"]:

@@ -1,7 +1,7 @@
 """Rows of earlier runs of a study: what a benchmark of fewer methods leaves as it is in the tables.
 
-The JSON of a study says which rows were written. Their figures come from the trainings themselves, and only if these are
-of the present settings, data and code. Of a method of one's own the code is read for that and not run.
+The JSON of a study says which rows were written. Their figures come from the trainings themselves, and only if these
+are of the present settings, data and code. Of a method of one's own the code is read for that and not run.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Rows:
             lines += ["", f"From earlier runs, of the same settings, data and code: {'; '.join(labels)}."]
         if self.left_out:
             reasons = "; ".join(f"{label} ({reason})" for label, reason in self.left_out.items())
-            lines += ["", f"Left out, though an earlier run had them: {reasons}. Name them too, or leave out --methods, "
-                      "to train them again."]
+            lines += ["", f"Left out, though an earlier run had them: {reasons}. Name them too, or leave out "
+                      "--methods, to train them again."]
         return "\n".join([*lines, ""]) if lines else ""
 
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from benchmarks.studies import DEFAULT, OFF
 from reporting import plots
+from reporting.styles import line_styles
 
 
 def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> list[Path]:
-    """The figures of a study: mAP against bits and epochs, precision-recall and precision@N, unpaired; ours in the
-    same colours whatever is beside them.
+    """The figures of a study: mAP against bits and epochs, precision-recall and precision@N, unpaired; each
+    method in the same style whatever is beside it.
     """
     found = {label: found[label] for label in sorted(found, key=lambda label: (label != DEFAULT, label != OFF))}
     trained = {int(bits) for lengths in found.values() for bits in lengths}
@@ -18,8 +19,11 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
     at = {label: lengths.get(str(shown), []) for label, lengths in found.items()}
     at = {label: entries for label, entries in at.items() if entries}
 
+    styles = line_styles(found)  # of all, so that a method of one's own looks the same where another one is missing
+
     def panels(x, y, entries=at) -> dict:
-        return {title: {label: {"x": x(runs[0], direction), "y": [y(entry, direction) for entry in runs]}
+        return {title: {label: {"x": x(runs[0], direction), "y": [y(entry, direction) for entry in runs],
+                                "style": styles[label]}
                         for label, runs in entries.items()} for direction, title in plots.DIRECTIONS.items()}
 
     written = []
@@ -27,7 +31,8 @@ def draw(found: dict[str, dict[str, list[dict]]], folder: Path, study: str) -> l
         series = {title: {label: {
             "x": [int(bits) for bits in lengths],
             "y": [[runs[seed]["unpaired"][direction][cut] for runs in lengths.values()]
-                  for seed in range(min(map(len, lengths.values())))]}
+                  for seed in range(min(map(len, lengths.values())))],
+            "style": styles[label]}
             for label, lengths in found.items()} for direction, title in plots.DIRECTIONS.items()}
         written += plots.save(plots.map_against_bits(series, "mAP@all" if cut == "map" else "mAP@50"),
                               folder / f"{study}_{cut.replace('@', '')}_bits")

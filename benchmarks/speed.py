@@ -37,7 +37,7 @@ from benchmarks.baselines import ucmfh
 from benchmarks.reference import ReferenceTraining, reference_map
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
-from evaluation import DIRECTIONS, encode, rankings
+from evaluation import DIRECTIONS, counting_device, encode, histograms_of, rankings
 from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
 from training.device import environment, now
 
@@ -122,20 +122,21 @@ def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict
     made = solver(dataset, folder, **common)
     data = made.data
     labels = [split.label.numpy().astype(np.float32) for split in (data.query, data.retrieval)]
-    query, retrieval = (encode(made.model, split) for split in (data.query, data.retrieval))
-    codes = {bits: [side.astype(np.float32) for side in sides]
-             for (bits, protocol, direction), sides in rankings(made.model, query, retrieval).items()
-             if protocol == "unpaired" and direction == "i2t"}
+    query, retrieval = (encode(made.model, split, device=counting_device(made.model))
+                        for split in (data.query, data.retrieval))
+    pairs = [sides for (bits, protocol, direction), sides in rankings(made.model, query, retrieval).items()
+             if protocol == "unpaired" and direction == "i2t"]
+    codes = [[side.numpy(force=True).astype(np.float32) for side in sides] for sides in pairs]
 
     def reference() -> float:
         started = time.perf_counter()
-        for query_codes, retrieval_codes in codes.values():
+        for query_codes, retrieval_codes in codes:
             reference_map(query_codes[:queries], retrieval_codes, labels[0][:queries], labels[1])
         return 2 * (time.perf_counter() - started) * len(data.query) / min(queries, len(data.query))
 
     def both_directions() -> None:
-        pairs = [tuple(each) for each in codes.values()]  # the other direction takes as long: it is not another code
-        for histogram in metric.hamming_histograms(pairs * 2, data.query.label, data.retrieval.label):
+        # The other direction takes as long: it is not another code.
+        for histogram in histograms_of(pairs * 2, data.query.label, data.retrieval.label):
             for topk in (None, 50):
                 metric.map_from_histogram(histogram, topk)
 

@@ -18,7 +18,7 @@ LEFT_OUT = (  # what decides no figure: a record or a result has the fingerprint
 
 
 def follow(name: str, path: Path | None, find: Callable[[str], Path | None]) -> dict[str, Path]:
-    """The file ``path`` of the module ``name`` and those of all that it imports, directly or not, sorted by module name.
+    """The file ``path`` of the module ``name`` and those of all that it imports, directly or not, by module name.
 
     Imports inside functions count. ``find`` gives the file of a module by its dotted name, None where it isn't wanted.
 

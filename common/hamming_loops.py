@@ -113,6 +113,34 @@ def count_distances(query, item, words, query_label, item_label, first, last, co
 
 
 @compiled
+def count_rivals(image, text, image_limit, text_limit, first, last, of_image, of_text):
+    """Count, for images and texts in turn, those of the other side that are nearer than a limit, and those at it.
+
+    Args:
+        image, text: their codes, uint64 (words, n) and (words, m).
+        image_limit, text_limit: a distance for each image and each text, int32 (n,) and (m,).
+        first, last: the images to compare with all texts, without the last.
+        of_image, of_text: int64 (2, n) and (2, m); each of the other side adds 1 at [0] if it is nearer, at [1] if its
+            distance is the limit.
+    """
+    distance = np.empty(text.shape[1], np.int32)
+    for i in range(first, last):
+        distance[:] = 0
+        for word in range(len(text)):
+            code, part = image[word, i], text[word]
+            for j in range(len(part)):
+                distance[j] += np.int32(bit_count(part[j] ^ code))
+        limit, nearer, tied = image_limit[i], 0, 0
+        for j in range(len(distance)):
+            nearer += distance[j] < limit
+            tied += distance[j] == limit
+            of_text[0, j] += distance[j] < text_limit[j]
+            of_text[1, j] += distance[j] == text_limit[j]
+        of_image[0, i] += nearer
+        of_image[1, i] += tied
+
+
+@compiled
 def count_shared_labels(query, item, query_label, item_label, first, counts):
     """Count, for some queries, the items at each distance by the number of labels that they share with the query.
 

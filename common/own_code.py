@@ -1,9 +1,9 @@
-"""Classes of one's own, named on a command line: ``FILE.py:Class``, or ``package.module:Class`` of an installed package.
+"""Classes of one's own, named on a command line: ``FILE.py:Class`` or ``package.module:Class``.
 
-A name is *pinned* with a digest of the code behind it, ``FILE.py:Class@1f0c...``: of the file and of all that it imports
-from its own folder and from this project (common/code_files.py); of a package in site-packages it is that of the one
-file. A run keeps the pinned name among its settings, so that edited code is another setting. Only :func:`load` runs
-code; it is for names that the user gave.
+A name is *pinned* with a digest of the code behind it, ``FILE.py:Class@1f0c...``: of the file and of all that it
+imports from its own folder and from this project (common/code_files.py); of a package in site-packages it is that of
+the one file. A run keeps the pinned name among its settings, so that edited code is another setting. Only :func:`load`
+runs code; it is for names that the user gave.
 """
 
 from __future__ import annotations
@@ -73,8 +73,8 @@ def load(name: str) -> type:
         _run[place] = code.digest, _imported(name, code)
     before, module = _run[place]
     if before != code.digest:
-        raise InputError(f"{unpinned(name)}: its code was edited after this process imported it; start Python again (in "
-                         f"a notebook: restart the kernel)")
+        raise InputError(f"{unpinned(name)}: its code was edited after this process imported it; start Python again "
+                         f"(in a notebook: restart the kernel)")
     found = getattr(module, parts["class_name"], None)
     if not inspect.isclass(found):
         classes = [key for key, value in vars(module).items() if inspect.isclass(value)

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import functools
 import itertools
+import os
 import re
 import shutil
 import sys
@@ -23,6 +24,7 @@ from extraction.collection import Collection
 from extraction.download import Pictures
 from extraction.encoders.pictures import MAX_PIXELS
 
+MAX_FOLDERS = 16  # of pictures, that a file names
 # What a row is called in messages: the first of these columns that there is.
 NAME_COLUMNS = ("image_file", "file", "icon", "hexcode")
 
@@ -100,7 +102,7 @@ def make_dataset(out: Path, collection: Collection, encoders: Sequence[str] = (k
     _report(out, [*collection.problems, *problems, *of_pictures], int((~kept).sum()), len(kept))
     rows = _rows(out, collection, texts, kept, mean)
     for number, (each, path) in enumerate(zip(found, outs)):
-        attributes = {**collection.attributes, "encoders": each.names, **each.attributes}
+        attributes = {**collection.attributes, **_folders(collection), "encoders": each.names, **each.attributes}
         write_atomically(path, functools.partial(_write, files, number, rows, attributes), mode="w+b")
         print(_summary(path, rows))
     shutil.rmtree(partial)
@@ -136,6 +138,15 @@ class Rows(NamedTuple):
     apart: bool  # captions are texts of their own
     label: tuple[np.ndarray, list[str]] | None
     columns: dict[str, list[str]]
+
+
+def _folders(collection: Collection) -> dict[str, str]:
+    """The attribute with the folders, a line each, that the names of the pictures are relative to; for the report."""
+    names, files = collection.columns.get("image_file", ()), getattr(collection.images, "files", ())
+    ends = [(file.path, name.replace("/", os.sep)) for file, name in zip(files, names)
+            if file is not None and file.member is None]
+    folders = sorted({os.path.abspath(path[:-len(end)]) for path, end in ends if path.endswith(os.sep + end)})
+    return {"picture_folders": "\n".join(folders)} if 0 < len(folders) <= MAX_FOLDERS else {}
 
 
 def _row_names(collection: Collection) -> Sequence[str]:

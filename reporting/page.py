@@ -1,7 +1,8 @@
 """report.html: what a run did, on one page that needs no network, made from ``metrics.json`` alone.
 
-ICMR.py writes it at the end of every run, and report.py again. Where the data set has pictures, small copies of them are
-in the page, if they are still at the paths that ICMR.py found them at. The page itself is templates/report.html.
+ICMR.py writes it at the end of every run, and report.py again, in Chinese too (reporting/language.py). Where the data
+set has pictures, small copies of them are in the page, if they are still at the paths that ICMR.py found them at. The
+page itself is templates/report.html.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader
@@ -18,11 +20,16 @@ from PIL import Image
 
 from common.atomic_files import write_atomically
 from reporting import plots
+from reporting.language import page_language, page_text, tr
 from reporting.plots import DIRECTIONS
+from reporting.styles import COLOURS, DARK_GROUND
 from reporting.terminal import has_map
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent / "templates"), autoescape=True,
-                        trim_blocks=True, lstrip_blocks=True)
+                        trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.i18n"])
+TEMPLATES.policies["ext.i18n.trimmed"] = True
+TEMPLATES.install_gettext_callables(page_text, lambda one, many, n: page_text(one if n == 1 else many), newstyle=True)
+MEDIA_TYPES = {"svg": "image/svg+xml", "png": "image/png"}  # of the figures to download
 THUMBNAIL_SIZE = 160  # pixels, the longer side
 STATISTICS = {"loss": "training loss", "scale": "scale", "mean_abs": "mean |scale · x|",
               "saturation": "share with |code| > 0.9", "quantization_error": "mean of (|code| - 1)²",
@@ -46,7 +53,8 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
     html = TEMPLATES.get_template("report.html").render(
         run=results, run_name=Path(path).parent.name, trained=training_of(results), settings=settings(results),
         directions=DIRECTIONS, has_map=has_map(results["final"]), thumbnail=thumbnail,
-        figures=[(caption, Markup(plots.svg(figure))) for caption, figure in figures(results).items()])
+        language=page_language(), ground=DARK_GROUND, dark_lines=list(COLOURS.values()),
+        figures=[shown_figure(*each) for each in figures(results).items()])
     return write_atomically(path, lambda file: file.write(html), "w")
 
 
@@ -74,6 +82,17 @@ def settings(results: dict) -> list[dict[str, str]]:
 # --- the figures --------------------------------------------------------------------------------------------------
 
 
+def shown_figure(caption: str, figure: Figure) -> dict:
+    """What the page has of a figure: its ``caption``, the ``svg`` element, and its files as ``downloads``: their kind,
+    name and data URI.
+    """
+    files = plots.render(figure, "svg", "png")
+    name = re.sub(r"[^\w@]+", "_", caption.lower()).strip("_")
+    return {"caption": caption, "svg": Markup(plots.for_page(files["svg"].decode())),
+            "downloads": [(suffix.upper(), f"{name}.{suffix}", data_uri(content, MEDIA_TYPES[suffix]))
+                          for suffix, content in files.items()]}
+
+
 def figures(results: dict) -> dict[str, Figure]:
     """The figures of the page by their captions, each one column wide; of the unpaired protocol, unless they say so."""
     return {**code_length_figures(results["final"]), **epoch_figures(results["history"]),
@@ -87,18 +106,19 @@ def code_length_figures(final: dict) -> dict[str, Figure]:
         return {}
 
     def values(protocol: str, measure: str, suffix: str = "") -> dict[str, list[float]]:
-        return {name + suffix: [result[protocol][direction][measure] for result in final.values()]
+        return {tr(name) + suffix: [result[protocol][direction][measure] for result in final.values()]
                 for direction, name in DIRECTIONS.items()}
 
     drawn = {}
+    caption = page_text("{} against code length, last epoch")
     for protocol, measure, title in measures(final):
         lines = values(protocol, measure)
         if has_map(final):
             i2t, t2i = values("paired", measure).values()  # equal where a pair has one code for both of its sides
-            lines |= {"paired, both ways": i2t} if i2t == t2i else values("paired", measure, " (paired)")
+            lines |= {tr("paired, both ways"): i2t} if i2t == t2i else values("paired", measure, tr(" (paired)"))
         bits = [int(name) for name in final]
         series = {name: {"x": bits, "y": [line]} for name, line in lines.items()}
-        drawn[f"{title} against code length, last epoch"] = plots.map_against_bits({title: series}, title)
+        drawn[caption.format(title)] = plots.map_against_bits({title: series}, title)
     return drawn
 
 
@@ -113,7 +133,8 @@ def epoch_figures(history: list[dict]) -> dict[str, Figure]:
         series = {code_name(bits): {"x": epochs, "y": [[evaluation[bits][protocol][direction][measure]
                                                         for evaluation in history]]}
                   for bits in history[-1] if bits != "epoch"}
-        drawn[f"{title} against the epoch, {name}"] = plots.map_against_epoch({name: series}, title)
+        drawn[page_text("{} against the epoch, {}").format(title, page_text(name))] = plots.map_against_epoch(
+            {tr(name): series}, title)
     return drawn
 
 
@@ -126,7 +147,7 @@ def ranking_figures(curves: dict) -> dict[str, Figure]:
             series = {code_name(bits): {"x": curve["unpaired"][direction][x], "y": [curve["unpaired"][direction][y]]}
                       for bits, curve in curves.items() if "unpaired" in curve}
             if series:
-                drawn[f"{title}, {name}"] = draw({name: series})
+                drawn[page_text("{}, {}").format(page_text(title), page_text(name))] = draw({tr(name): series})
     return drawn
 
 
@@ -138,7 +159,7 @@ def code_value_figures(curves: dict) -> dict[str, Figure]:
     figure, axes = plots.new_figure(width=plots.COLUMN_WIDTH)
     plots.draw_histograms(axes[0, 0], {code_name(bits): curve["code_histogram"] for bits, curve in curves.items()})
     plots.add_legend(figure, axes[0, 0])
-    return {"Values of the database's codes before the sign": figure}
+    return {page_text("Values of the database's codes before the sign"): plots.finish(figure)}
 
 
 @plots.styled
@@ -151,8 +172,9 @@ def training_figures(log: list[dict]) -> dict[str, Figure]:
             plots.draw_series(axes[0, 0], {meaning: {"x": [entry["epoch"] for entry in log],
                                                      "y": [[entry[key] for entry in log]]}})
             plots.set_epochs(axes[0, 0])
-            axes[0, 0].set_ylabel(meaning)
-            drawn[f"{key.replace('_', ' ').capitalize()} in training"] = figure
+            axes[0, 0].set_ylabel(tr(meaning))
+            name = page_text(key.replace("_", " ").capitalize())
+            drawn[page_text("{} in training").format(name)] = plots.finish(figure)
     return drawn
 
 
@@ -165,7 +187,7 @@ def measures(evaluation: dict) -> list[tuple[str, str, str]]:
 
 def code_name(bits: str) -> str:
     """How a legend calls the codes of a length, or the real-valued embeddings."""
-    return f"{bits} bits" if bits.isdigit() else bits
+    return tr("{} bits").format(bits) if bits.isdigit() else tr(bits)
 
 
 # --- the pictures -------------------------------------------------------------------------------------------------
@@ -180,4 +202,9 @@ def thumbnail(path: str) -> str | None:
             picture.convert("RGB").save(content, "JPEG", quality=80)
     except (OSError, ValueError, Image.DecompressionBombError):
         return None
-    return "data:image/jpeg;base64," + base64.b64encode(content.getvalue()).decode()
+    return data_uri(content.getvalue(), "image/jpeg")
+
+
+def data_uri(content: bytes, media_type: str) -> str:
+    """Content as a part of the page."""
+    return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

@@ -10,7 +10,7 @@ import torch
 
 import benchmark
 import ICMR
-from benchmarks import records, trainings
+from benchmarks import check, records, trainings
 from benchmarks.baselines.own import label_of
 from benchmarks.studies import DEFAULT, STUDIES
 from common import own_code
@@ -73,8 +73,8 @@ def benchmarked(folder, monkeypatch, *more):
     monkeypatch.setattr(trainings, "ProcessPoolExecutor", Here)
     monkeypatch.setattr(benchmark, "draw", lambda *found: [])
     return benchmark.main(["--datasets", "toy", "--data_dir", str(folder / "data"), "--results_dir",
-                           str(folder / "results"), "--hash_lens", "4", "--seeds", "1", "--epoch", "1", "--device", "cpu",
-                           "--jobs", "1", *more])["toy"]
+                           str(folder / "results"), "--hash_lens", "4", "--seeds", "1", "--epoch", "1", "--device",
+                           "cpu", "--jobs", "1", *more])["toy"]
 
 
 def one_line(capsys, main, arguments):
@@ -117,12 +117,14 @@ def loss_class(arguments="image, text, neighbours, weight", body="return (image 
 
 
 @pytest.mark.parametrize("text, complaint", [
-    ("x = (", "my_loss.py, line 1: "), ("x = 1\0", "null bytes"), ("import no_such_module", "No module named 'no_such_m"),
+    ("x = (", "my_loss.py, line 1: "), ("x = 1\0", "null bytes"),
+    ("import no_such_module", "(my_loss.py, line 1: ModuleNotFoundError: No module named 'no_such_module')"),
     ("raise SystemExit(0)", "can't be imported (my_loss.py, line 1: SystemExit"), ("Loss = 3", "Loss is not a class"),
     ("class Other: pass", "Loss is not there; its classes are Other"),
     ("class Loss: pass", "Loss lacks temperature; expected Loss(temperature)"),
     (BASE.replace("Base", "Loss"), "no method forward(self, image, text, neighbours, weight)"),
-    (loss_class("image, text"), "forward lacks neighbours, weight; expected forward(self, image, text, neighbours, weight)"),
+    (loss_class("image, text"),
+     "forward lacks neighbours, weight; expected forward(self, image, text, neighbours, weight)"),
     (loss_class("image, text, neighbours, weight, margin"), "forward needs margin besides"),
     (loss_class(body="return (image @ text).mean()"), "my_loss.py, line 7: RuntimeError"),
     (loss_class(body="return (image * text).mean(dim=1)"), "a tensor of shape (8,)"),
@@ -140,8 +142,9 @@ def test_what_is_not_a_loss_is_refused_with_what_is_missing(here, text, complain
 
 def test_a_name_that_leads_nowhere_is_one_line_before_any_folder_is_made(here, capsys):
     (here / "my_loss.py").write_text(loss_class("image"))
-    for name, complaint in (("none.py:Loss", "none.py: no such Python file"), ("nowhere.losses:Loss", "no module nowhere"),
-                            ("Loss", "--loss Loss: expected contrastive, balanced or a class"), ("math:sqrt", "not a module"),
+    for name, complaint in (("none.py:Loss", "none.py: no such Python file"), ("math:sqrt", "not a module"),
+                            ("nowhere.losses:Loss", "no module nowhere"),
+                            ("Loss", "--loss Loss: expected contrastive, balanced or a class"),
                             ("my_loss.py:Loss", "forward lacks text, neighbours, weight")):
         assert complaint in one_line(capsys, ICMR.main, toy_arguments(here, "--loss", name))
     assert not (here / "results").exists() and not (here / "checkpoints").exists()
@@ -150,7 +153,8 @@ def test_a_name_that_leads_nowhere_is_one_line_before_any_folder_is_made(here, c
 def test_a_loss_of_a_package_is_found_and_told_by_its_own_code(here):
     (here / "my_package").mkdir()
     (here / "my_package" / "__init__.py").write_text("raise RuntimeError('a digest runs no code')")
-    (here / "my_package" / "losses.py").write_text("from .parts import Base\nfrom loss import ContrastiveLoss as Loss\n")
+    (here / "my_package" / "losses.py").write_text(
+        "from .parts import Base\nfrom loss import ContrastiveLoss as Loss\n")
     (here / "my_package" / "parts.py").write_text("class Base: pass\n")
     name = "my_package.losses:Loss"
     before = own_code.pinned(name)
@@ -192,7 +196,8 @@ def test_an_edited_loss_is_another_run_and_a_test_needs_none(here, monkeypatch):
 @pytest.mark.parametrize("old, new, complaint", [
     ("bits, seed, device", "bits", "Mine lacks seed, device; expected Mine(bits, seed, device)"),
     ("encode_text(self, text)", "encode(self, text)", "has no method encode_text(self, text)"),
-    ("fit(self, image, text)", "fit(self, image, text, labels)", "fit needs labels besides; expected fit(self, image, text)"),
+    ("fit(self, image, text)", "fit(self, image, text, labels)",
+     "fit needs labels besides; expected fit(self, image, text)"),
     ("class Mine:", "class Mine:\n    paired = True", "encode_image lacks text"),
     ("class Mine:", "class Mine:\n    name = 'a/b'", "name = 'a/b'")])
 def test_what_is_not_a_method_is_refused_with_what_is_missing(here, old, new, complaint):
@@ -203,7 +208,7 @@ def test_what_is_not_a_method_is_refused_with_what_is_missing(here, old, new, co
 
 @pytest.mark.parametrize("old, new, complaint", [
     ("self.sign = 1", "self.sign = image @ text", "fit fails: my_method.py, line 8: RuntimeError"),
-    ("image[:, :self.bits]", "image", "encode_image of 20 items gives a tensor of shape (20, 9); expected a tensor of shape"),
+    ("image[:, :self.bits]", "image", "encode_image of 20 items gives a tensor of shape (20, 9); expected"),
     ("self.sign = 1", "self.sign = float('nan')", "codes that are not finite"),
     ("class Mine:", "class Mine:\n    bounded = True", "expected some in [-1, 1], or bounded = False"),
     ("class Mine:", "class Mine:\n    name = 'LSH'", "there is a row 'LSH' already")])
@@ -257,3 +262,11 @@ def test_fresh_trains_again_what_is_finished(here, monkeypatch):
     path.write_text(path.read_text().replace('"seconds": {"training": ', '"seconds": {"training": 9'))
     assert benchmarked(here, monkeypatch, "--methods", "LSH")["methods"]["LSH"]["4"][0]["seconds"] >= 9
     assert benchmarked(here, monkeypatch, "--methods", "LSH", "--fresh")["methods"]["LSH"]["4"][0]["seconds"] < 9
+
+
+def test_no_code_that_a_record_names_is_run(here):
+    (here / "my_loss.py").write_text("raise SystemExit('run')")
+    record = {"dataset": "toy", "settings": {"loss": f"my_loss.py:Loss@{'0' * 16}"}, "seed": 0, "hash_lens": [4],
+              "precision": "float32"}
+    with pytest.raises(InputError, match="no code that a record names is run"):
+        check.job_of(record, "data", "cpu", "folder")

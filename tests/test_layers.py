@@ -13,6 +13,7 @@ LAYERS = [  # from the bottom up; the rooms of a layer may use each other as lon
     {"training"},
     {"evaluation"},
     {"extraction", "indexing", "reporting"},
+    {"serving"},
     {"ICMR", "extract_features", "report", "search"},
     {"benchmarks"},
     {"benchmark", "demo_progressive_vs_original", "test_progressive_hash"},
@@ -60,3 +61,8 @@ def test_no_file_imports_upward():
 
 def test_no_files_import_each_other_in_a_circle():
     graphlib.TopologicalSorter(imports()).prepare()  # raises CycleError, which names the circle
+
+
+def test_the_service_is_optional():
+    users = [name for name, others in imports().items() if any(other.startswith("serving") for other in others)]
+    assert [name for name in users if not name.startswith("serving.")] == ["search"]

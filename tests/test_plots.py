@@ -10,10 +10,12 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from benchmarks import promises
+from benchmarks.baselines import METHODS
+from benchmarks.studies import DEFAULT, OFF
 from reporting import curves
 import demo_progressive_vs_original as demo
 import metric
-from reporting import language, plots
+from reporting import chinese, language, plots, styles
 import test_progressive_hash as stages_script
 from common.errors import InputError
 from toy import write_toy
@@ -110,9 +112,54 @@ def test_means_and_deviations_are_drawn():
 def test_a_figure_is_saved_as_the_same_bytes_every_time(tmp_path, draw):
     first, again = ([path.read_bytes() for path in plots.save(draw({"one": SERIES}), tmp_path / name)]
                     for name in ("a", "b"))
-    assert first == again and [path.name for path in sorted(tmp_path.iterdir())] == ["a.png", "a.svg", "b.png", "b.svg"]
+    names = [f"{name}.{suffix}" for name in "ab" for suffix in ("pdf", "png", "svg")]
+    assert first == again and [path.name for path in sorted(tmp_path.iterdir())] == names
     not_blank(tmp_path / "a.png")
     assert b"<dc:date>" not in first[1]
+    assert first[2].startswith(b"%PDF") and b"/FontFile2" in first[2] and b"/Type3" not in first[2]  # TrueType, inside
+
+
+def contrast(colour, ground):
+    """The contrast of two colours by WCAG 2."""
+    values = np.array([[int(text[start:start + 2], 16) / 255 for start in (1, 3, 5)] for text in (colour, ground)])
+    linear = np.where(values <= 0.04045, values / 12.92, ((values + 0.055) / 1.055) ** 2.4)
+    low, high = sorted(linear @ [0.2126, 0.7152, 0.0722])
+    return (high + 0.05) / (low + 0.05)
+
+
+def test_all_lines_can_be_seen_and_differ_in_colour_dash_and_marker():
+    for light, dark in styles.COLOURS.items():
+        assert contrast(light, "#ffffff") >= 3 and contrast(dark, styles.DARK_GROUND) >= 3
+    labels = [*styles.METHODS, *(f"my method {number}" for number in range(5))]
+    looks = styles.line_styles(labels)
+    for part in zip(*looks.values(), strict=True):  # colours, dashes, markers
+        assert len(set(part)) == len(labels)
+    assert len(set(styles.COLOURS.values())) == len(styles.COLOURS)
+    assert len(set(styles.line_styles(range(200)).values())) == 200
+
+
+def test_a_method_looks_the_same_in_every_figure():
+    assert {*METHODS, DEFAULT, OFF} <= set(styles.METHODS)
+    everywhere = styles.line_styles([*styles.METHODS, "mine"])
+    for label, style in styles.line_styles(["mine", "UCCH", "ours", "progressive"]).items():
+        assert style == everywhere["ours" if label == "progressive" else label]
+    figure = plots.map_against_bits({"one": {"CCA": SERIES["a"], "ours": SERIES["b"]}})
+    for drawn, label in zip(figure.axes[0].containers, ("CCA", "ours"), strict=True):
+        line = drawn.lines[0]
+        assert (line.get_color(), line.get_marker()) == (everywhere[label].colour, everywhere[label].marker)
+
+
+def test_axes_say_what_they_do_to_the_numbers_and_panels_are_lettered():
+    high = {"a": {"x": [10, 100], "y": [[0.71, 0.82]]}}
+    first, second = plots.precision_at_n({"one": high, "two": high}).axes
+    assert first.get_title(loc="left") == "(a) one" and second.get_title(loc="left") == "(b) two"
+    start = first.get_ylim()[0]
+    assert first.get_ylabel() == f"precision@N\naxis from {start:g}, not 0" and 0.6 < start < 0.71
+    assert first.get_xlabel().endswith(", logarithmic")
+    axes = plots.map_against_epoch({"one": SERIES}).axes[0]
+    assert axes.get_ylim()[0] == 0 and axes.get_ylabel() == "mAP@all" and axes.get_title() == "one"
+    axes.set_yscale("symlog", linthresh=1)
+    assert plots.finish(axes.figure).axes[0].get_ylabel() == "mAP@all\nlinear to 1, log above"
 
 
 @pytest.mark.parametrize("panels", [{}, {"one": {}}, {"one": {"a": {"x": [1], "y": []}}},
@@ -132,7 +179,7 @@ def test_every_label_has_its_glyphs(recwarn):
     if language.set_language("zh"):
         pytest.skip("no Chinese font is here")
     figure, axes = plots.new_figure(1, 1)
-    axes[0, 0].set_title("".join(language.CHINESE.values()))
+    axes[0, 0].set_title("".join(chinese.FIGURES.values()))
     plots.styled(figure.savefig)(io.BytesIO())
     assert not [warning for warning in recwarn if "Glyph" in str(warning.message)]
     assert language.tr("epoch") == "训练轮次"
@@ -165,7 +212,7 @@ def test_stages_of_a_training(tmp_path, capsys):
     written = stages_script.main(settings(tmp_path, "--hash_lens", "8"))
     run = tmp_path / "results" / "toy" / "test_progressive_hash"
     assert {path.name for path in written} == {f"{name}.{suffix}" for name in ("1_stages", "2_scales", "3_epochs")
-                                               for suffix in ("png", "svg")}
+                                               for suffix in ("png", "svg", "pdf")}
     for path in written:
         assert path.parent == run
         if path.suffix == ".png":

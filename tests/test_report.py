@@ -1,12 +1,15 @@
 """report.html, the curves and the gallery in metrics.json, TensorBoard events, and the terminal's last lines."""
 
+import base64
 import copy
+import io
 import json
 import re
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
@@ -15,8 +18,11 @@ import ICMR
 import metric
 import report
 from common.errors import InputError
+from extraction import dataset_file
+from extraction.collection import Collection
+from extraction.download import File, Pictures
 from load_data import load_dataset
-from reporting import gallery, page, plots, terminal
+from reporting import chinese, gallery, language, page, plots, styles, terminal
 from reporting.run_log import TensorBoardLog
 from test_plots import error_line, make_data, settings
 from training import checkpoint
@@ -68,7 +74,7 @@ def test_the_page_is_one_file_without_a_network(run):
     for tag, attributes in Page(html).tags:
         assert tag not in ("script", "link", "iframe")
         for name in ("src", "href", "xlink:href"):
-            assert re.match(r"#|data:image/", attributes.get(name) or "#")
+            assert re.match(r"#|data:image/", attributes.get(name) or "#")  # figures to download, too
     assert not re.search(r"url\((?!#)|@import", html)
 
 
@@ -126,9 +132,71 @@ def test_drawn_numbers_are_those_of_metrics_json(run):
     assert loss.tolist() == [entry["loss"] for entry in results["epochs"]]
 
 
+def test_contents_lead_to_every_section_and_tables_scroll_by_the_keyboard(run):
+    tags = Page((run[0] / "report.html").read_text(encoding="utf-8")).tags
+    ids = [attributes["id"] for tag, attributes in tags if tag == "h2"]
+    links = [attributes["href"] for tag, attributes in tags if tag == "a"]
+    assert len(ids) == 5 and links[:5] == [f"#{id}" for id in ids]
+    regions = [attributes for _, attributes in tags if attributes.get("role") == "region"]
+    assert [region["tabindex"] for region in regions] == ["0", "0"]
+    assert {region["aria-labelledby"] for region in regions} <= set(ids)
+
+
+def test_every_figure_can_be_downloaded(run):
+    links = [attributes for tag, attributes in Page((run[0] / "report.html").read_text(encoding="utf-8")).tags
+             if tag == "a" and "download" in attributes]
+    assert len(links) == 2 * len(page.figures(run[1])) == len({link["download"] for link in links})
+    svg, png = (base64.b64decode(link["href"].split(",")[1]) for link in links[:2])
+    assert svg.startswith(b"<?xml") and b"currentColor" not in svg and b"var(" not in svg  # it stands alone
+    with Image.open(io.BytesIO(png)) as picture:
+        assert picture.width == 680 and picture.convert("RGB").getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_every_sentence_of_the_page_has_its_chinese():
+    source = (ROOT / "reporting" / "templates" / "report.html").read_text(encoding="utf-8")
+    known = chinese.FIGURES | chinese.PAGE
+    found = [text for *_, text in page.TEMPLATES.extract_translations(source) if isinstance(text, str)]
+    assert len(found) > 25
+    for message in found:
+        assert sorted(re.findall(r"%\(\w+\)s", message)) == sorted(re.findall(r"%\(\w+\)s", known[message]))
+
+
+def test_the_page_in_chinese(run, tmp_path, monkeypatch):
+    (tmp_path / "metrics.json").write_text(json.dumps(run[1]), encoding="utf-8")
+    try:
+        report.main([str(tmp_path), "--lang", "zh"])
+    finally:
+        language.set_language("en")
+    html = Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+    text = " ".join(html.text)
+    assert html.tags[0] == ("html", {"lang": "zh-CN"}) and "平均精度均值" in text and "训练 8 轮" in text
+    shown = {attributes["aria-label"] for _, attributes in html.tags if attributes.get("role") == "img"}
+    assert len(shown) == 15 and all(re.search("[\u4e00-\u9fff]", caption) for caption in shown)
+    assert not re.search("Curves|Sample|Hash codes|Pictures|epoch|recall", text.split("设置与环境")[1])
+
+
+def test_pictures_are_found_where_the_features_were_taken_from(tmp_path):
+    collection = Collection(Pictures([File(str(tmp_path / "photos" / "a" / "1.png")), None,
+                                      File(str(tmp_path / "p.zip"), "a/3.png")]), [["one"]] * 3, None,
+                            columns={"image_file": ["a/1.png", "a/2.png", "a/3.png"]})
+    recorded = dataset_file._folders(collection)
+    assert recorded == {"picture_folders": str(tmp_path / "photos")}
+    folder = make_data(tmp_path, captions=True)
+    with h5py.File(folder / "data" / "toy" / "toy.h5", "a") as file:
+        file.attrs.update(recorded)
+    data = load_dataset("toy", folder / "data")
+    items = data.retrieval.items("image")
+    picture = tmp_path / "photos" / str(items.columns["image_file"][0])
+    picture.parent.mkdir()
+    Image.new("RGB", (40, 30), "red").save(picture)
+    item = gallery.describe(data, items, 0, gallery.picture_folders(data))
+    assert item["picture"] == str(picture) and page.thumbnail(item["picture"])
+
+
 def test_figures_take_the_text_colour_around_them(run):
     html = (run[0] / "report.html").read_text()
     assert plots.INK not in html.split("<body>")[1] and "currentColor" in html
+    assert f"--line-0: {styles.COLOURS[styles.BLUE]};" in html and f"stroke: var(--line-0, {styles.BLUE})" in html
 
 
 def test_curves_agree_with_the_codes_of_the_checkpoint(run):

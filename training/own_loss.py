@@ -1,7 +1,7 @@
 """A loss of one's own, ``--loss FILE.py:Class``: its interface, and a trial of it before anything is trained.
 
-The class has the interface of :class:`loss.ContrastiveLoss`: it is made with a ``temperature`` for each code length, and
-called with ``(image, text, neighbours, weight)``. docs/extending.md walks through one.
+The class has the interface of :class:`loss.ContrastiveLoss`: it is made with a ``temperature`` for each code length,
+and called with ``(image, text, neighbours, weight)``. docs/extending.md walks through one.
 """
 
 from __future__ import annotations

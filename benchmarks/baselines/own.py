@@ -81,8 +81,8 @@ class Own(Baseline):
         plain, expected = own_code.unpinned(self.code), (len(own), self.bits)
         if not isinstance(found, Tensor) or found.shape != expected:
             given = f"a tensor of shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-            raise InputError(f"{plain}: {what} of {len(own)} items gives {given}; expected a tensor of shape {expected}, "
-                             f"real-valued codes")
+            raise InputError(f"{plain}: {what} of {len(own)} items gives {given}; expected a tensor of shape "
+                             f"{expected}, real-valued codes")
         found = found.detach().float().cpu()
         if not found.isfinite().all():
             raise InputError(f"{plain}: {what} gives codes that are not finite")
