@@ -111,7 +111,7 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
     where = folder / "results" / "toy" / "benchmark"
     written = (where / "methods.md").read_text()
     cells = [100 * sum(entry["unpaired"][way]["map"] for way in ("i2t", "t2i")) / 2 for entry in found["CCA-ITQ"]["4"]]
-    assert f"| CCA-ITQ | {statistics.mean(cells):.1f} ± {statistics.stdev(cells):.1f} |" in written
+    assert f"| CCA-ITQ | **{statistics.mean(cells):.1f} ± {statistics.stdev(cells):.1f}** |" in written
     assert json.loads((where / "methods.json").read_text()) == output["toy"]
     for name in ("map_bits", "map50_bits", "precision_recall", "precision_at_n", "map_epoch"):
         assert (where / f"methods_{name}.png").stat().st_size > 5000
