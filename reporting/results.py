@@ -56,7 +56,9 @@ def publish(results: dict, folder: Path) -> None:
     path = folder / "metrics.json"
     write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
     write_report(folder / "report.html", results)
-    for line in table(results) + terminal_lines(results["gallery"]):
+    for line in table(results):
+        say(line, final=True)
+    for line in terminal_lines(results["gallery"]):
         say(line)
     say("Written, with the figures and sample retrievals as report.html beside it:")
-    say(str(path))
+    say(str(path), final=True)
