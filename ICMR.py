@@ -301,7 +301,8 @@ class Solver:
                 self.save_state()
                 say(f"Stopped in epoch {self.run.epoch + 1} after {self.run.step} of its {self.steps} steps; the state "
                     f"is saved. To resume:", final=True)
-                say(how_to_resume(self.config.resume), final=True)
+                for line in how_to_resume(self.config.resume):
+                    say(line, final=True)
                 raise SystemExit(128 + (self.stop.signal or signal.SIGTERM)) from None
         self.model.to(self.exact)
         self.save()

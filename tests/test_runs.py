@@ -1,6 +1,6 @@
 """A run as its user meets it: its log, quiet, in a thread, settings from a file, replaced models, Apple's GPUs."""
 
-import json
+import shlex
 import threading
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from model import HashModel
 from reporting import terminal
 from toy import toy_arguments, write_toy
 from training import device
+from training.interruption import how_to_resume
 from training.run_files import RunFiles
 
 
@@ -64,6 +65,14 @@ def test_a_stopped_run_resumes_into_its_own_folder(small, capsys):
     assert [path.name for path in (small / "results" / "toy").iterdir()] == [solver.files.run]
     log = solver.files.log.read_text(encoding="utf-8")
     assert log.index("Stopped in epoch 1") < log.index("Resuming after")
+
+
+def test_a_long_command_to_resume_is_one_in_a_shell(monkeypatch):
+    words = ["ICMR.py", "--data_dir", "a folder", *(f"--a_setting_{number}=1" for number in range(9))]
+    monkeypatch.setattr("sys.argv", words)
+    lines = how_to_resume(False)
+    assert len(lines) > 1 and max(map(len, lines)) <= 80
+    assert shlex.split("\n".join(lines))[1:] == [*words, "--resume"]
 
 
 def test_a_state_cannot_name_a_folder_elsewhere(small):

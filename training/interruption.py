@@ -9,6 +9,7 @@ import sys
 import threading
 
 from common import processes
+from common.console import MAX_COLUMNS
 
 
 class Stopped(Exception):
@@ -40,10 +41,15 @@ class StopRequest:
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 
-def how_to_resume(resumed: bool) -> str:
-    """What to do to resume a run that was stopped; ``resumed`` says whether it had been before."""
+def how_to_resume(resumed: bool) -> list[str]:
+    """What to do to resume a run that was stopped, in lines; ``resumed`` says whether it had been before."""
     if processes.size() > 1:
-        return f"the same torchrun command{'' if resumed else ' --resume'}"
+        return [f"  the same torchrun command{'' if resumed else ' --resume'}"]
     if os.path.basename(sys.argv[0]) != "ICMR.py":  # a notebook or another program
-        return "the same settings with resume=True"
-    return shlex.join([os.path.basename(sys.executable), *sys.argv, *([] if resumed else ["--resume"])])
+        return ["  the same settings with resume=True"]
+    lines = [" "]
+    for word in [os.path.basename(sys.executable), *sys.argv, *([] if resumed else ["--resume"])]:
+        if len(lines[-1]) + len(shlex.quote(word)) > MAX_COLUMNS - 3:
+            lines.append("   ")
+        lines[-1] += f" {shlex.quote(word)}"
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]  # one command in a shell
