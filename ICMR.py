@@ -11,22 +11,18 @@ from __future__ import annotations
 import common.threads  # first: it sets how threads wait, before PyTorch loads
 
 import functools
-import os
-import shlex
 import signal
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 import evaluation
 import metric
 from common import own_code, processes
-from common.console import say, warn
+from common.console import Log, progress_bar, say, warn
 from common.errors import InputError, exit_on_bad_input
 from load_data import load_dataset
 from model import SCHEDULES, FusionModel, HashModel, scale_at
@@ -37,8 +33,8 @@ from reporting.terminal import epoch_line, summary
 from training import checkpoint, run_state
 from training.checks import check_data
 from training.cuda_graph import Replayed
-from training.device import choose_device, environment
-from training.interruption import Stopped, StopRequest
+from training.device import choose_device, environment, exact_device, explanation
+from training.interruption import Stopped, StopRequest, how_to_resume
 from training.objective import Objective
 from training.randomness import drawn_texts, order_of_pairs, seed_process
 from training.run_files import RunFiles
@@ -144,7 +140,7 @@ class Config(Settings):
         self.means("every random choice depends on it",
                    Rule(lambda value, _: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1"))
         self.device = "auto"
-        self.means("auto, cpu, cuda or cuda:N", outcome=False)
+        self.means("auto (a CUDA GPU or the CPU), cpu, cuda, cuda:N or mps (Apple's GPU)", outcome=False)
         self.precision = "float32"
         self.means("of the networks' layers in training: float32 or bfloat16; the loss and the tests are in float32",
                    one_of("float32", "bfloat16"))
@@ -164,6 +160,8 @@ class Config(Settings):
         self.means("also write the codes of both splits as codes_<bits>.mat, in the folder of the run", outcome=False)
         self.tensorboard = False
         self.means("also write TensorBoard events, in the folder of the run", outcome=False)
+        self.quiet = False
+        self.means("print the final table only; log.txt in the folder of the run has every line", outcome=False)
         self.resume = False
         self.means("resume the interrupted run of the same settings", outcome=False)
 
@@ -184,10 +182,22 @@ class Solver:
         self.config = config
         self.scale_min = config.scale_min
         self.scale_max = config.scale_max  # a checkpoint that is tested brings its own
-        self.device = choose_device(config.device)
+        self.device = choose_device(config.device, mps=True)
+        self.exact = exact_device(self.device)
         self.training, self.hashing = config.task in (0, 1), config.task in (1, 3)
+        self.run = RunState()
+        self.tested: list[tuple[HashModel | FusionModel, float]] = []  # the models of a test, with their scales
+        self.trained: dict[str, dict] = {}  # how each of them was trained
+        self.chosen: dict = {}  # what follows from the training pairs: the temperatures
+        self.bar = progress_bar(disable=True)  # until fit shows one
+        self.stop = StopRequest()
+        self.log = Log(config.quiet)
+        with self.log:
+            self.prepare()
 
-        # Everything is checked before the first folder is made.
+    def prepare(self) -> None:
+        """Read the data, build the model, and make the folders; everything is checked before the first is made."""
+        config = self.config
         self.data = load_dataset(config.dataset, config.data_dir)
         check_data(config, self.data)
         if self.training:
@@ -197,21 +207,16 @@ class Solver:
         self.files = RunFiles(config, self.data.name)
         lengths = config.hash_lens if self.hashing else []
         self.models = [[bits] for bits in lengths] if self.hashing and not config.nested else [lengths]  # a file each
-        for path in [self.files.state] * config.resume if self.training else map(self.files.model, self.models):
+        resumes = config.resume and self.training
+        for path in [self.files.state] * resumes if self.training else map(self.files.model, self.models):
             checkpoint.check_exists(path)
-        if processes.rank() == 0:
-            self.files.claim(self.training)
-
         torch.manual_seed(config.seed)
-        self.run = RunState()
-        self.tested: list[tuple[HashModel | FusionModel, float]] = []  # the models of a test, with their scales
-        self.trained: dict[str, dict] = {}  # how each of them was trained
-        self.chosen: dict = {}  # what follows from the training pairs: the temperatures
-        self.bar = tqdm(disable=True)  # until fit shows one
-        self.stop = StopRequest()
         if self.training:
             self.build()
             seed_process(config.seed)
+        if processes.rank() == 0:
+            self.files.claim(self.training, run_state.run_of(self.files.state) if resumes else None)
+            self.log.keep_in(self.files.log)
 
     @property
     def use_progressive_hash(self) -> bool:
@@ -247,36 +252,46 @@ class Solver:
             self.model = FusionModel(data.image_dim, data.text_dim, **inputs)
         self.model.image_input.fit(data.train.image)
         self.model.text_input.fit(data.train.text)
-        self.model.to(self.device)
+        self.image, self.text = data.train.image, data.train.text
+        self.text_of_image = data.train.first_text.clone()  # where images have several, drawn for each epoch
+        self.move(self.exact)
         fusion = [p for name, p in self.model.named_parameters() if name.startswith("FuseTrans.")]
         heads = [p for name, p in self.model.named_parameters() if not name.startswith("FuseTrans.")]
         groups = [{"params": p, "lr": lr} for p, lr in ((fusion, config.lr_fusion), (heads, config.lr)) if p]
         self.optimizer = torch.optim.Adam(groups, betas=(0.5, 0.999),  # UCMFH's
                                           fused=True, capturable=self.replays)
         self.replayed = Replayed(self.device)
-        self.image, self.text = data.train.image.to(self.device), data.train.text.to(self.device)
-        self.text_of_image = data.train.first_text.clone().to(self.device)  # where images have several, drawn for each epoch
         self.model.eval()  # no noise
         with torch.no_grad():
-            self.objective = Objective(config, self.model.image_input(self.image), self.model.text_input(self.text[self.text_of_image]),
+            self.objective = Objective(config, self.model.image_input(self.image),
+                                       self.model.text_input(self.text[self.text_of_image]),
                                        config.hash_lens if self.hashing else [], data.name)
+        self.move(self.device)
+        self.objective.to(self.device)
         self.chosen = self.objective.chosen
+
+    def move(self, device: torch.device) -> None:
+        """Bring the model and the training pairs to a device."""
+        self.model.to(device)
+        self.image, self.text, self.text_of_image = (each.to(device) for each in (self.image, self.text,
+                                                                                  self.text_of_image))
 
     # --- the training loop --------------------------------------------------------------------------------------------
 
     def train(self) -> dict:
         """Run the task: train where it trains, then test, and write the results. Returns what metrics.json holds."""
-        if self.training:
-            self.fit()
-        else:
-            say("Final Testing...")
-            figures = self.test()
-            self.run.history.append({"epoch": self.run.epoch, **figures})
-        if processes.rank():
-            return {}
-        if self.config.codes_mat and self.hashing:
-            codes_mat.write(self.files.results, self.data, self.tested or [(self.model, self.scale_max)])
-        return publish(self.data, self.results(), self.files.results)
+        with self.log:
+            if self.training:
+                self.fit()
+            else:
+                say("Final Testing...")
+                figures = self.test()
+                self.run.history.append({"epoch": self.run.epoch, **figures})
+            if processes.rank():
+                return {}
+            if self.config.codes_mat and self.hashing:
+                codes_mat.write(self.files.results, self.data, self.tested or [(self.model, self.scale_max)])
+            return publish(self.data, self.results(), self.files.results)
 
     def fit(self) -> None:
         """Train to the last epoch, from the saved state with ``--resume``, and save the models."""
@@ -288,16 +303,20 @@ class Solver:
         if self.hashing and self.use_progressive_hash:
             say(f"✅ Using Progressive Hash Learning - Scale from {self.scale_min} to {self.scale_max}")
         say("Training Hash Function..." if self.hashing else "Training Fusion Transformer...")
-        with self.stop, self.progress_bar() as self.bar:
+        with self.log, self.stop, self.progress_bar() as self.bar:
             try:
                 self.run_epochs()
             except Stopped:
                 self.save_state()
-                say(self.how_to_resume())
+                say(f"Stopped in epoch {self.run.epoch + 1} after {self.run.step} of its {self.steps} steps; the state "
+                    f"is saved. To resume:", final=True)
+                for line in how_to_resume(self.config.resume):
+                    say(line, final=True)
                 raise SystemExit(128 + (self.stop.signal or signal.SIGTERM)) from None
+        self.model.to(self.exact)
         self.save()
         temperatures = ", ".join(f"{bits}: {value:.3f}" for bits, value in self.chosen["temperature"].items())
-        say(f"Trained in {self.config.precision}; temperature by code length: {temperatures}"
+        say(f"Trained in {self.config.precision}, in {self.run.seconds:.2f} s; temperature by code length: {temperatures}"
             + ("" if self.config.temperature else ", from the training pairs"))
 
     def run_epochs(self) -> None:
@@ -418,8 +437,10 @@ class Solver:
         The code of an item doesn't depend on the other items. Signs are those of x, hence of tanh(scale * x) at any
         scale; the quantization error is that of the database's unpaired codes at the largest scale.
         """
+        if self.exact != self.device and self.training:
+            self.move(self.exact)
         if self.training and self.hashing:
-            image_of_text = self.data.train.image_of_text.to(self.device)
+            image_of_text = self.data.train.image_of_text.to(self.exact)
             self.model.calibrate((self.image[rows], text) for rows, text in zip(image_of_text.split(evaluation.ROWS),
                                                                                self.text.split(evaluation.ROWS)))
         try:
@@ -428,6 +449,9 @@ class Solver:
             return {"real": evaluation.evaluate_real(self.model, self.data)}
         except evaluation.NotFinite as error:
             raise InputError(f"{error} after epoch {self.run.epoch}: {ADVICE}") from error
+        finally:
+            if self.exact != self.device and self.training:
+                self.move(self.device)
 
     def test(self) -> dict:
         """Test the trained models of the checkpoint folder: one file, or one a code length."""
@@ -437,7 +461,7 @@ class Solver:
             path = self.files.model(lengths)
             self.model, content = checkpoint.load_trained(path, lengths, {key: about[key] for key in SAME_DATA})
             say(f"Loaded {path} (epoch {content['epoch']}, scale {content['scale']:g})")
-            self.model.to(self.device)
+            self.model.to(self.exact)
             self.run.epoch = epochs[str(lengths)] = content["epoch"]
             self.scale_max = content["config"]["scale_max"]
             self.trained |= {name: {key: content[key] for key in ("epoch", "config", "chosen")}
@@ -462,24 +486,18 @@ class Solver:
         """Save the trained model: one file, or one a code length."""
         for lengths in self.models if processes.rank() == 0 else ():
             model = self.model.only(lengths) if self.hashing else self.model
-            checkpoint.save_model(self.files.model(lengths), model, **self.about())
+            if kept := checkpoint.keep_replaced(path := self.files.model(lengths)):
+                say(f"Replacing {path}, which is kept as {kept.name}")
+            checkpoint.save_model(path, model, **self.about())
 
     def save_state(self) -> None:
         """Save everything that the rest of the run depends on."""
-        run_state.save(self.files.state, self.about(), self.run, self.model, self.optimizer)
+        run_state.save(self.files.state, self.about() | {"run": self.files.run}, self.run, self.model, self.optimizer)
 
-    def how_to_resume(self) -> str:
-        """What to say when the training was stopped."""
-        command = ("the same torchrun command" if processes.size() > 1 else
-                   shlex.join([os.path.basename(sys.executable), *sys.argv]))
-        return (f"Stopped in epoch {self.run.epoch + 1} after {self.run.step} of its {self.steps} steps; the state is "
-                f"saved. To resume: {command}{'' if self.config.resume else ' --resume'}")
-
-    def progress_bar(self) -> tqdm:
-        """A bar of all steps; none where standard error is not a terminal."""
-        done = self.run.epoch * self.steps + self.run.step
-        return tqdm(total=self.config.epoch * self.steps, initial=done, unit="step", leave=False, dynamic_ncols=True,
-                    disable=True if processes.rank() else None)
+    def progress_bar(self):
+        """A bar of all steps."""
+        return progress_bar(total=self.config.epoch * self.steps, initial=self.run.epoch * self.steps + self.run.step,
+                            unit="step", **{"disable": True} if processes.rank() else {})
 
     @functools.cached_property
     def events(self) -> TensorBoardLog:
@@ -512,12 +530,10 @@ def main(argv: list[str] | None = None) -> dict:
     with processes.joined():
         try:
             return Solver(parse(argv)).train()
-        except (MemoryError, RuntimeError) as error:  # torch says so in words where the CPU's memory is short
-            if isinstance(error, RuntimeError) and not isinstance(error, torch.OutOfMemoryError) \
-                    and "can't allocate memory" not in str(error):
-                raise
-            raise InputError("not enough memory: give a smaller --hidden or --batch_size, "
-                             "or fewer --hash_lens") from error
+        except (MemoryError, RuntimeError, TypeError) as error:
+            if message := explanation(error):
+                raise InputError(message) from error
+            raise
 
 
 if __name__ == "__main__":

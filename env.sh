@@ -1,7 +1,10 @@
 # Sourced by the scripts: sets PYTHON to a Python that has the packages of requirements-ranges.txt and, if $also names
 # another such file, of that. It is the one that the user names (PYTHON=/path/to/python bash test-flickr.sh); otherwise
-# the python3 on the PATH; otherwise that of .venv, which is made with requirements.txt if need be. Nothing is ever
-# installed anywhere but in .venv.
+# the first on the PATH that has them, as python3, python, python3.11 or later; otherwise that of .venv, which is made
+# with requirements.txt if need be. Nothing is ever installed anywhere but in .venv. The scripts run in bash 3.2, the one
+# of macOS.
+
+NAMES="python3 python python3.11 python3.12 python3.13 python3.14 python3.15"
 
 # Prints what the Python $1 lacks, as one would ask pip for it. Fails if it does not run or is older than 3.11.
 lacking() {
@@ -47,20 +50,13 @@ pip_install() {  # prints the command that installs the packages $2, $3, ... for
     echo "$python -m pip install$(printf " '%s'" "$@")"
 }
 
-make_venv() {  # with the Python $1 if it is not too old
-    local base
-    for base in "$1" python3.11 python3.12 python3.13 python3.14; do
-        if "$base" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
-            "$base" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
-            return
-        fi
-    done
-    fail "there is no Python 3.11 or newer on the PATH; install one, or name one: PYTHON=/path/to/python bash $0"
-}
-
-use_venv() {  # makes or completes .venv as needed; the Python $1 is the one on the PATH
+use_venv() {  # makes or completes .venv as needed; the Python $1 is that of the PATH, or empty if all are too old
     PYTHON=.venv/bin/python
-    if [ ! -e .venv ]; then make_venv "$1"; fi
+    if [ ! -e .venv ]; then
+        [ -n "$1" ] ||
+            fail "there is no Python 3.11 or newer on the PATH; install one, or name one: PYTHON=/path/to/python bash $0"
+        "$1" -m venv .venv || fail "cannot make .venv; on Debian and Ubuntu: apt install python3-venv"
+    fi
     lacks=$(lacking $PYTHON) || fail "the Python of .venv does not run or is older than 3.11; delete .venv and try again"
     if [ -z "$lacks" ]; then return; fi
     { $PYTHON -m pip --version || $PYTHON -m ensurepip; } >/dev/null 2>&1 ||
@@ -71,7 +67,7 @@ use_venv() {  # makes or completes .venv as needed; the Python $1 is the one on 
             lacks="-r requirements.txt ${also:+-r $also}" ;;
         *) echo "Adding to .venv:" $lacks ;;  # a PyTorch that works there is kept
     esac
-    $PYTHON -m pip install --quiet --disable-pip-version-check $lacks ||
+    $PYTHON -m pip install --disable-pip-version-check $lacks ||
         fail "the requirements could not be installed; see pip's message above"
     echo "Installed. To run the Python scripts by hand, first: source .venv/bin/activate"
 }
@@ -84,8 +80,12 @@ if [ -n "${PYTHON:-}" ]; then
     lacks=$(lacking "$PYTHON") || fail "PYTHON=$PYTHON does not run or is older than 3.11"
     [ -z "$lacks" ] || fail "PYTHON=$PYTHON lacks packages; to add them: $(pip_install "$PYTHON" $lacks)"
 else
-    PYTHON=$(command -v python3 || command -v python || true)
-    lacks=$(lacking "$PYTHON") || lacks=torch
+    PYTHON= lacks=torch
+    for name in $NAMES; do
+        found=$(command -v "$name") && missing=$(lacking "$found") || continue
+        if [ -z "$PYTHON" ] || [ -z "$missing" ]; then PYTHON=$found lacks=$missing; fi
+        if [ -z "$missing" ]; then break; fi
+    done
     case $lacks in
         "") ;;
         torch*) use_venv "$PYTHON" ;;

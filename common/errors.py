@@ -66,7 +66,7 @@ def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
             raise SystemExit(2) from None
         except BrokenPipeError:  # whoever read the output has gone, as in  | head -1
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
-            raise SystemExit(128 + signal.SIGPIPE) from None
+            raise SystemExit(128 + 13) from None  # SIGPIPE, which Windows lacks
         except OSError as error:
             if error.filename is not None:  # a name that is too long, a folder that may not be entered
                 _complain(f"error: {one_line(error.filename)}: {error.strerror}")

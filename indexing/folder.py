@@ -8,7 +8,6 @@ killed at any point leaves the old version whole. Nothing in the folder is ever 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
@@ -190,11 +190,10 @@ class NewVersion:
     def __enter__(self) -> NewVersion:
         self.created = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         check_writable(self.folder, "folder")
-        self.lock = open(self.folder / ".lock", "w")
+        self.lock = FileLock(self.folder / ".lock", timeout=0)
         try:
-            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self.lock.close()
+            self.lock.acquire()
+        except Timeout:
             raise InputError(f"{self.folder}: another process is writing this index; wait for it") from None
         try:
             noted = json.loads(self.path("progress.json").read_text("utf-8"))
@@ -217,10 +216,10 @@ class NewVersion:
             shutil.rmtree(self.work, ignore_errors=True)  # it holds nothing that could be resumed
             with contextlib.suppress(OSError):  # remove the folders that were made for this build and are empty
                 if self.folder in self.created:
-                    (self.folder / ".lock").unlink()
+                    (self.folder / ".lock").unlink(missing_ok=True)
                 for path in self.created:
                     path.rmdir()
-        self.lock.close()
+        self.lock.release()
         if isinstance(error, OSError):
             raise InputError(f"{self.folder}: cannot write: {error.strerror or error}; the index that was there is "
                              "unchanged") from error

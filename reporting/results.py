@@ -77,8 +77,10 @@ def publish(data: Dataset, results: dict, folder: Path) -> dict:
     last_figures.write(folder / last_figures.FILE, data, results.pop("average_precision"))
     write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
     write_report(folder / "report.html", results)
-    for line in table(results) + terminal_lines(results["gallery"]):
+    for line in table(results):
+        say(line, final=True)
+    for line in terminal_lines(results["gallery"]):
         say(line)
     say("Written, with the figures and sample retrievals as report.html beside it:")
-    say(str(path))
+    say(str(path), final=True)
     return results

@@ -6,16 +6,15 @@ import unicodedata
 
 import numpy as np
 
-MAX_COLUMNS = 80  # of a printed line
+from common.console import MAX_COLUMNS
 
 SHOWN_STATISTICS = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
                     ("bit balance", "bit_balance"))  # of an epoch: label, key in its log
 
 
 def epoch_line(entry: dict) -> str:
-    """The line of an epoch: the statistics in its log ``entry`` that a run shows, and its seconds."""
-    shown = [f"{label} {entry[key]:.4f}" for label, key in SHOWN_STATISTICS if key in entry]
-    return " | ".join([*shown, f"{entry['seconds']:.2f} s"])
+    """The line of an epoch: the statistics in its log ``entry`` that a run shows."""
+    return " | ".join(f"{label} {entry[key]:.4f}" for label, key in SHOWN_STATISTICS if key in entry)
 
 
 def summary(evaluation: dict) -> list[str]:

@@ -282,7 +282,8 @@ def test_adding_is_building_at_once(data, build, tmp_path, kind, first):
     made.add(image=part.image[:2])
     assert made.ids[-2:].tolist() == [whole.ids[-1] + 1, whole.ids[-1] + 2]
     assert made.describe(made.ids[-1:]) == [{"caption": None}]
-    assert sorted(path.name for path in made.folder.iterdir()) == [".lock", "index.json", made.about["version"]]
+    left = {path.name for path in made.folder.iterdir()} - {".lock"}  # which some versions of filelock keep
+    assert left == {"index.json", made.about["version"]}
 
 
 @pytest.mark.parametrize("source", [{"dataset": "mine"}, {"path": Path("mine")}, {"files": "one.npy"},

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -74,6 +75,17 @@ def save_model(path: str | os.PathLike, model: FusionModel | HashModel, **about)
     """Save a model with what it takes to build it again; ``about`` says how it was trained and on what."""
     weights = {name: module.state_dict() for name, module in model.named_children()}
     return save(path, {"settings": model.settings, **weights, **about})
+
+
+def keep_replaced(path: Path) -> Path | None:
+    """Keep a copy of the model at ``path`` beside it, where the copy of an earlier one is replaced; None without one.
+
+    Raises :class:`InputError` if the disk refuses it.
+    """
+    if not path.is_file():
+        return None
+    with open(path, "rb") as model:
+        return write_atomically(path.with_name(path.name + ".replaced"), lambda file: shutil.copyfileobj(model, file))
 
 
 def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[FusionModel | HashModel, dict]:

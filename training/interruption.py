@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import signal
+import sys
+import threading
+
+from common import processes
+from common.console import MAX_COLUMNS
 
 
 class Stopped(Exception):
@@ -10,7 +17,10 @@ class Stopped(Exception):
 
 
 class StopRequest:
-    """While the context lasts, remembers the first Ctrl-C or SIGTERM as ``signal``; a second one ends the program."""
+    """While the context lasts, remembers the first Ctrl-C or SIGTERM as ``signal``; a second one ends the program.
+
+    Python lets only the main thread handle signals: a training in another goes on to its end.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -18,7 +28,8 @@ class StopRequest:
         self.signal: int | None = None
 
     def __enter__(self) -> StopRequest:
-        self.handlers = {number: signal.signal(number, self._remember) for number in self.SIGNALS}
+        main = threading.current_thread() is threading.main_thread()
+        self.handlers = {number: signal.signal(number, self._remember) for number in self.SIGNALS if main}
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -28,3 +39,17 @@ class StopRequest:
     def _remember(self, number: int, frame: object) -> None:
         self.signal = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+
+
+def how_to_resume(resumed: bool) -> list[str]:
+    """What to do to resume a run that was stopped, in lines; ``resumed`` says whether it had been before."""
+    if processes.size() > 1:
+        return [f"  the same torchrun command{'' if resumed else ' --resume'}"]
+    if os.path.basename(sys.argv[0]) != "ICMR.py":  # a notebook or another program
+        return ["  the same settings with resume=True"]
+    lines = [" "]
+    for word in [os.path.basename(sys.executable), *sys.argv, *([] if resumed else ["--resume"])]:
+        if len(lines[-1]) + len(shlex.quote(word)) > MAX_COLUMNS - 3:
+            lines.append("   ")
+        lines[-1] += f" {shlex.quote(word)}"
+    return [f"{line} \\" for line in lines[:-1]] + lines[-1:]  # one command in a shell

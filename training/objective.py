@@ -50,6 +50,11 @@ class Objective:
         self.losses = {width: self._loss(temperature)
                        for width, temperature in self._temperatures(image, text, name).items()}
 
+    def to(self, device: torch.device) -> None:
+        """Bring what a step needs to a device."""
+        if self.shared is not None:
+            self.shared = tuple(side.to(device) for side in self.shared)
+
     def _temperatures(self, image: Tensor, text: Tensor, name: str) -> dict[int, float]:
         """The temperature of the loss at each width: those of the codes, and of what UCMFH's fusion gives."""
         config, widths = self.config, list(self.hash_lens)

@@ -21,8 +21,17 @@ class RunFiles:
         self.config, self.dataset = config, dataset
         self.kind = "hash" if config.task in (1, 3) else "real"
         self.models = Path(config.checkpoint_dir) / self.kind
-        run_name = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{self.kind}-seed{config.seed}"
-        self.results = Path(config.results_dir) / dataset / run_name
+        self.run = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{self.kind}-seed{config.seed}"
+
+    @property
+    def results(self) -> Path:
+        """The folder of the results."""
+        return Path(self.config.results_dir) / self.dataset / self.run
+
+    @property
+    def log(self) -> Path:
+        """What the run printed; a resumed run writes to its end."""
+        return self.results / "log.txt"
 
     def model(self, lengths: Sequence[int]) -> Path:
         """The file of a model with these code lengths: ``hash/<dataset>_hash.pth`` where they are nested, otherwise
@@ -37,13 +46,14 @@ class RunFiles:
         kind = "hash_" + "_".join(map(str, self.config.hash_lens)) if self.kind == "hash" else "fusion"
         return self.models / f"{self.dataset}_{kind}_state.pth"
 
-    def claim(self, training: bool) -> None:
+    def claim(self, training: bool, interrupted: str | None = None) -> None:
         """Make the folders, and prove that files can be written there, before any work is done.
 
-        A run without a name gets a folder that no other run has. Raises :class:`InputError` if a folder refuses files.
+        A run without a name gets the folder of the ``interrupted`` run that it resumes, or one that no other run has.
+        Raises :class:`InputError` if a folder refuses files.
         """
         if not self.config.run_name:
-            self.results = unused(self.results)
+            self.run = interrupted or unused(self.results).name
         check_writable(self.results, "results_dir")
         if training:
             check_writable(self.models, "checkpoint_dir")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from common import processes
 from common.errors import InputError
 from training import checkpoint
+from training.device import random_state, set_random_state
 from training.randomness import seed_process
 
 STATISTICS = ("loss", "mean_abs", "saturation", "quantization_error", "bit_balance")  # of a step; of task 0 the first
@@ -32,7 +33,7 @@ class RunState:
 
     def means(self) -> dict[str, float]:
         """The means of the STATISTICS over the steps done. Raises :class:`InputError` if a loss is not finite."""
-        values = torch.stack(self.statistics).double().cpu().numpy()
+        values = torch.stack(self.statistics).cpu().double().numpy()
         for step, loss in enumerate(values[:, 0], start=1):
             if not np.isfinite(loss):
                 raise InputError(f"the loss is {loss} in epoch {self.epoch + 1}, step {step}: {ADVICE}")
@@ -51,10 +52,21 @@ def save(path: Path, about: dict, run: RunState, model: nn.Module, optimizer: to
     """Save everything that the rest of the run depends on; ``about`` says which run it is. The first process writes."""
     device = next(model.parameters()).device
     random = processes.of_all(torch.get_rng_state())  # one a process
-    random_cuda = processes.of_all(torch.cuda.get_rng_state(device)) if device.type == "cuda" else []
+    on_device = [] if device.type == "cpu" else processes.of_all(random_state(device))
     if processes.rank() == 0:
         checkpoint.save(path, {**about, **vars(run), "model": model.state_dict(), "optimizer": optimizer.state_dict(),
-                               "random": random, "random_cuda": random_cuda})
+                               "random": random, f"random_{device.type}": on_device})
+
+
+def run_of(path: Path) -> str | None:
+    """The folder of results of the interrupted run, inside results_dir/<dataset>; None if the state doesn't say.
+
+    Raises:
+        InputError: there is no such state, or it is damaged.
+    """
+    run = checkpoint.load(path).get("run")
+    inside = isinstance(run, str) and run and not Path(run).is_absolute() and ".." not in Path(run).parts
+    return run if inside else None
 
 
 def load(path: Path, about: dict, outcome: dict[str, object], run: RunState, model: nn.Module,
@@ -87,9 +99,8 @@ def load(path: Path, about: dict, outcome: dict[str, object], run: RunState, mod
         seed_process(outcome["seed"], run.epoch, run.step)  # for processes that the interrupted run didn't have
         for random in state["random"][processes.rank():][:1]:
             torch.set_rng_state(random)
-        for random in state["random_cuda"][processes.rank():][:1]:
-            if device.type == "cuda":
-                torch.cuda.set_rng_state(random, device)
+        for random in state.get(f"random_{device.type}", [])[processes.rank():][:1]:
+            set_random_state(device, random)
     except InputError:
         raise
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:

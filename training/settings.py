@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import argparse
+import json
 import math
+import os
+import reprlib
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
 
 from common.errors import InputError, Parser
+
+TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", list: "whole numbers"}
+METAVARS = {bool: "true|false", int: "whole-number", float: "number", str: "name"}
 
 
 @dataclass(frozen=True)
@@ -85,10 +94,11 @@ class Settings:
             default = getattr(self, name)
             if isinstance(default, float) and type(value) is int:
                 value = float(value)
-            if isinstance(default, list):
+            if isinstance(default, list) and type(value) in (int, tuple):
                 value = [value] if type(value) is int else list(value)
             if type(value) is not type(default):
-                raise InputError(f"{name} = {value!r}: expected a {type(default).__name__}, such as {default!r}")
+                raise InputError(f"{name} = {reprlib.repr(value)}: expected {TYPES[type(default)]}, such as "
+                                 f"{default!r}")
             setattr(self, name, value)
         if silent := vars(self).keys() - self._notes.keys():
             raise TypeError(f"settings without a meaning: {', '.join(sorted(silent))}; say what each means()")
@@ -105,10 +115,52 @@ class Settings:
         return {name: value for name, value in vars(self).items() if self._notes[name].outcome}
 
     @classmethod
-    def parse(cls, argv: list[str] | None, prog: str, description: str) -> Settings:
-        """The settings of a command line; what it doesn't give keeps its default. Raises :class:`InputError`."""
+    def read(cls, path: str | os.PathLike) -> dict[str, object]:
+        """The settings in a YAML or JSON file, by name; of a ``metrics.json`` those that decide what a training gives,
+        not those of where things are and go.
+
+        Raises:
+            InputError: it can't be read, names an unknown setting, or has a value of another type.
+        """
+        path = Path(path)
+        try:
+            text = path.read_text(encoding="utf-8")
+            found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+            reason = getattr(error, "strerror", None) or " ".join(str(error).split())
+            raise InputError(f"{path}: cannot be read as settings: {reason}") from error
         defaults = cls()
-        parser = Parser(prog=prog, description=description, allow_abbrev=False,
+        outcome = isinstance(found, dict) and isinstance(found.get("config"), dict)  # a metrics.json
+        settings = found["config"] if outcome else found
+        if not isinstance(settings, dict):
+            raise InputError(f"{path}: expected settings, such as  scale_max: 8.0, or a metrics.json")
+        if outcome:
+            settings = {name: value for name, value in settings.items()
+                        if name not in defaults._notes or defaults._notes[name].outcome}
+        for name, value in settings.items():
+            if isinstance(value, str) and isinstance(getattr(defaults, str(name), None), float):
+                try:
+                    settings[name] = float(value)  # YAML takes 1e-3 for a word
+                except ValueError:
+                    pass
+        try:
+            cls(**{str(name): value for name, value in settings.items()})
+        except InputError as error:
+            raise InputError(f"{path}: {error}") from error
+        return settings
+
+    @classmethod
+    def parse(cls, argv: list[str] | None, prog: str, description: str) -> Settings:
+        """The settings of a command line; what it doesn't give is that of the file after ``--config``, or its default.
+        Raises :class:`InputError`.
+        """
+        files = Parser(prog=prog, add_help=False, allow_abbrev=False)
+        files.add_argument("--config", type=Path, metavar="file",
+                           help="take the settings of this YAML file or of a run's metrics.json, and those given here "
+                                "on top; of a metrics.json not the folders, the device, and what is printed")
+        given, argv = files.parse_known_args(argv)
+        defaults = cls(**(cls.read(given.config) if given.config else {}))
+        parser = Parser(prog=prog, description=description, allow_abbrev=False, parents=[files],
                         formatter_class=argparse.RawDescriptionHelpFormatter)
         groups: dict[str, argparse._ArgumentGroup] = {}
         for name, default in vars(defaults).items():
@@ -116,16 +168,23 @@ class Settings:
             if note.group not in groups:
                 groups[note.group] = parser.add_argument_group(note.group)
             several, boolean = isinstance(default, list), isinstance(default, bool)
-            kind = _boolean if boolean else int if several else type(default)
+            kind = int if several else type(default)
             shown = " ".join(map(str, default)) if several else str(default).lower() if boolean else default
             groups[note.group].add_argument(
-                f"--{name}", default=default, type=kind, nargs="+" if several else "?" if boolean else None,
+                f"--{name}", default=default, type=_reader(kind), nargs="+" if several else "?" if boolean else None,
                 const=True if boolean else None, help=f"{note.help} (default: {shown})" if shown != "" else note.help,
-                metavar="N" if kind is int else "true|false" if boolean else {float: "X", str: "NAME"}[kind])
-        return cls(**vars(parser.parse_args(argv)))
+                metavar=METAVARS[kind])
+        found = vars(parser.parse_args(argv))
+        return cls(**{name: value for name, value in found.items() if name != "config"})
 
 
-def _boolean(text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise argparse.ArgumentTypeError(f"expected true or false, found {text!r}")
-    return text.lower() == "true"
+def _reader(kind: type) -> Callable[[str], object]:
+    """What reads a setting of a type from the command line; its complaint names the type in words."""
+
+    def read(text: str) -> object:
+        try:
+            return {"true": True, "false": False}[text.lower()] if kind is bool else kind(text)
+        except (KeyError, ValueError):
+            raise argparse.ArgumentTypeError(f"expected {TYPES[kind]}, found {text!r}") from None
+
+    return read
