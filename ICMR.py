@@ -169,6 +169,13 @@ class Config(Settings):
         if own_code.is_own(self.loss):
             self.loss = own_code.pinned(self.loss)  # edited code is another setting
 
+    @classmethod
+    def refuse_code(cls, path: Path, settings: dict[str, object]) -> None:
+        if own_code.is_own(settings.get("loss", "")):
+            name = own_code.unpinned(settings["loss"])
+            raise InputError(f"{path}: loss: {name} is code, which no file may ask to run; if you want it to, give it "
+                             f"on the command line, too: --loss {name}")
+
 
 class Solver:
     """Trains, saves and tests one model, as its :class:`Config` says.

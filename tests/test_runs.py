@@ -120,6 +120,16 @@ def test_a_file_of_wrong_settings_is_refused(tmp_path, text, message):
     assert message in str(refused.value) and str(refused.value).startswith(str(tmp_path / "run.yaml"))
 
 
+def test_a_file_cannot_ask_for_code_to_be_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.py").write_text("class Loss:\n    pass\n")
+    (tmp_path / "run.yaml").write_text("loss: mine.py:Loss\nepoch: 7\n")
+    with pytest.raises(InputError, match="run.yaml: loss: mine.py:Loss is code, which no file may ask to run"):
+        ICMR.parse(["--config", "run.yaml"])
+    found = ICMR.parse(["--config", "run.yaml", "--loss", "mine.py:Loss"])
+    assert found.epoch == 7 and found.loss.startswith("mine.py:Loss@")
+
+
 # --- Apple's GPUs, imitated ---------------------------------------------------------------------------------------
 
 

@@ -39,7 +39,7 @@ class Objective:
     """
 
     def __init__(self, config: Settings, image: Tensor, text: Tensor, hash_lens: Sequence[int], name: str):
-        self.config, self.hash_lens, self.device = config, list(hash_lens), image.device
+        self.config, self.hash_lens = config, list(hash_lens)
         self.chosen: dict[str, dict[str, float]] = {}
         self.shared: tuple[Tensor, Tensor] | None = None
         if max(config.structure_start, config.structure_end) > 0:
@@ -54,6 +54,9 @@ class Objective:
         """Bring what a step needs to a device."""
         if self.shared is not None:
             self.shared = tuple(side.to(device) for side in self.shared)
+        for loss in self.losses.values():
+            if isinstance(loss, nn.Module):
+                loss.to(device)
 
     def _temperatures(self, image: Tensor, text: Tensor, name: str) -> dict[int, float]:
         """The temperature of the loss at each width: those of the codes, and of what UCMFH's fusion gives."""
@@ -72,8 +75,7 @@ class Objective:
 
     def _loss(self, temperature: float) -> Callable[..., Tensor]:
         if own_code.is_own(self.config.loss):
-            loss = own_code.load(self.config.loss)(temperature=temperature)
-            return loss.to(self.device) if isinstance(loss, nn.Module) else loss
+            return own_code.load(self.config.loss)(temperature=temperature)
         if self.config.loss == "balanced":
             return BalancedContrastiveLoss(temperature, self.config.positive_weight)
         return ContrastiveLoss(temperature)

@@ -150,6 +150,10 @@ class Settings:
         return settings
 
     @classmethod
+    def refuse_code(cls, path: Path, settings: dict[str, object]) -> None:
+        """Raise :class:`InputError` if the settings of a file ask for code to be run: only a user may."""
+
+    @classmethod
     def parse(cls, argv: list[str] | None, prog: str, description: str) -> Settings:
         """The settings of a command line; what it doesn't give is that of the file after ``--config``, or its default.
         Raises :class:`InputError`.
@@ -159,7 +163,11 @@ class Settings:
                            help="take the settings of this YAML file or of a run's metrics.json, and those given here "
                                 "on top; of a metrics.json not the folders, the device, and what is printed")
         given, argv = files.parse_known_args(argv)
-        defaults = cls(**(cls.read(given.config) if given.config else {}))
+        settings = cls.read(given.config) if given.config else {}
+        on_top = {argument.split("=")[0] for argument in argv}
+        settings = {name: value for name, value in settings.items() if f"--{name}" not in on_top}
+        cls.refuse_code(given.config, settings)
+        defaults = cls(**settings)
         parser = Parser(prog=prog, description=description, allow_abbrev=False, parents=[files],
                         formatter_class=argparse.RawDescriptionHelpFormatter)
         groups: dict[str, argparse._ArgumentGroup] = {}
