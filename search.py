@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
-from indexing import export as exporting
+from exporting import databases, parquet
 from indexing import quality, shards, sources
 from indexing.folder import MANIFEST, newest, read_manifest
 from indexing.index import Index, load_model
@@ -142,8 +142,19 @@ def evaluate(options: argparse.Namespace) -> None:
 def export(options: argparse.Namespace) -> None:
     """Write the codes as Parquet."""
     index = Index.load(options.folder or newest())
-    exporting.write_parquet(index, options.out)
+    parquet.write_parquet(index, options.out)
     print(f"{options.out}: {len(index):,} codes of {index.bits} bits")
+
+
+def load(options: argparse.Namespace) -> None:
+    """Write ids, codes and columns into a table of a database."""
+    index = Index.load(options.folder or newest())
+    with progress_bar(len(index)) as progress:
+        written = databases.load(index, options.to, options.table, progress)
+    print(f"{options.table}: {written:,} rows written, {len(index):,} in all, codes of {index.bits} bits")
+    if options.check:
+        queries = databases.check(index, options.to, options.table)
+        print(f"{options.table}: the nearest of {queries} queries are those of the index")
 
 
 # --- what the commands share ----------------------------------------------------------------------
@@ -282,6 +293,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     command(info, "describe an index and check that its files are unchanged")
     out = command(export, "write ids, codes and captions as Parquet, for a vector database")
     out.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    into = command(load, "write ids, codes and captions into a database; goes on with an interrupted load")
+    into.add_argument("--to", required=True, metavar="DATABASE", help="postgres://USER@HOST/DATABASE or duckdb:FILE")
+    into.add_argument("--table", default="items", metavar="NAME", help="(default: items)")
+    into.add_argument("--check", action="store_true", help="then compare the nearest of some queries with the index")
     test = command(evaluate, "measure an index on its data set's query split, with and without reranking")
     test.add_argument("--rerank", type=int, nargs="+", default=[100, 500], metavar="N", help="(default: 100 500)")
     for child in (ask, test):
