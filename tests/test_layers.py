@@ -14,7 +14,7 @@ LAYERS = [  # from the bottom up; the rooms of a layer may use each other as lon
     {"evaluation"},
     {"extraction", "indexing", "reporting"},
     {"exporting"},
-    {"ICMR", "extract_features", "report", "search"},
+    {"ICMR", "export_model", "extract_features", "report", "search"},
     {"benchmarks"},
     {"benchmark", "demo_progressive_vs_original", "test_progressive_hash"},
 ]
