@@ -6,7 +6,7 @@
     onnx         image.onnx and text.onnx, compared with PyTorch by onnxruntime
     torch        image.pt2 and text.pt2, for torch.export.load
     safetensors  model.safetensors and config.json, as on Hugging Face's hub
-    half         the checkpoint itself with weights in half precision: half the size
+    half         the checkpoint itself with matrices in half precision: half the size
 
 First: pip install -r requirements-export.txt (not for torch and half). docs/exporting.md has more.
 """
@@ -65,7 +65,7 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
                 HubHashModel.from_checkpoint(path).save_pretrained(folder)
                 lines |= {"model.safetensors": "", "config.json": ""}
             if "half" in forms:
-                checkpoint.save_model(folder / path.name, model.half(), **trained)
+                checkpoint.save_model(folder / path.name, halved(model), **trained)
                 lines[path.name] = ""
             (folder / "README.md").write_text(card.render(model.settings, list(lines), **about), "utf-8")
             sizes = {name: (folder / name).stat().st_size for name in (*lines, "README.md")}
@@ -76,6 +76,16 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror or error}") from error
     return [f"{out / name}: {size:,} bytes{lines.get(name, '')}" for name, size in sizes.items()]
+
+
+def halved(model: HashModel) -> HashModel:
+    """The model with its matrices in half precision, which loading turns back; its variances might not fit in it."""
+    for weight in model.parameters():
+        if weight.ndim == 2:
+            weight.data = weight.data.half()
+            if not weight.isfinite().all():
+                raise InputError("--to half: a weight is beyond 65,504, the range of half precision")
+    return model
 
 
 def compared(difference: float) -> str:
