@@ -173,10 +173,10 @@ def evaluate(options: argparse.Namespace) -> None:
 
 def export(options: argparse.Namespace) -> None:
     """Write the codes as Parquet."""
-    from indexing import export as exporting
+    from exporting import parquet
 
     index = Index.load(options.folder or newest())
-    exporting.write_parquet(index, options.out)
+    parquet.write_parquet(index, options.out)
     print(f"{options.out}: {len(index):,} codes of {index.bits} bits")
 
 
@@ -187,6 +187,19 @@ def serve(options: argparse.Namespace) -> None:
     except ImportError as error:
         raise InputError(f"{error.name} can't be imported; run pip install -r requirements-serve.txt") from None
     server.serve(options.folder or newest(), options.host, options.port, options.images, options.encoders)
+
+
+def load(options: argparse.Namespace) -> None:
+    """Write ids, codes and columns into a table of a database."""
+    from exporting import databases
+
+    index = Index.load(options.folder or newest())
+    with progress_bar(len(index)) as progress:
+        written = databases.load(index, options.to, options.table, progress)
+    print(f"{options.table}: {written:,} rows written, {len(index):,} in all, codes of {index.bits} bits")
+    if options.check:
+        queries = databases.check(index, options.to, options.table)
+        print(f"{options.table}: the nearest of {queries} queries are those of the index")
 
 
 # --- what the commands share ----------------------------------------------------------------------
@@ -382,6 +395,10 @@ def parse_options(argv: list[str] | None) -> argparse.Namespace:
     command(info, "describe an index and check that its files are unchanged")
     out = command(export, "write ids, codes and captions as Parquet, for a vector database")
     out.add_argument("--out", type=Path, required=True, metavar="FILE.parquet")
+    into = command(load, "write ids, codes and captions into a database; goes on with an interrupted load")
+    into.add_argument("--to", required=True, metavar="DATABASE", help="postgres://USER@HOST/DATABASE or duckdb:FILE")
+    into.add_argument("--table", default="items", metavar="NAME", help="(default: items)")
+    into.add_argument("--check", action="store_true", help="then compare the nearest of some queries with the index")
     test = command(evaluate, "measure an index on its data set's query split: codes alone, reranked, rescored")
     test.add_argument("--rerank", type=int, nargs="+", default=[100, 500], metavar="N", help="(default: 100 500)")
     test.add_argument("--rescore", type=int, nargs="+", metavar="N", help="(default: as --rerank, if the index holds "

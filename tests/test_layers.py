@@ -13,8 +13,8 @@ LAYERS = [  # from the bottom up; the rooms of a layer may use each other as lon
     {"training"},
     {"evaluation"},
     {"extraction", "indexing", "reporting"},
-    {"serving"},
-    {"ICMR", "extract_features", "report", "search"},
+    {"exporting", "serving"},
+    {"ICMR", "export_model", "extract_features", "report", "search"},
     {"benchmarks"},
     {"benchmark", "demo_progressive_vs_original", "test_progressive_hash"},
 ]

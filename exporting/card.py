@@ -1,0 +1,64 @@
+"""The model card: what an exported model is, how good it was, and how to use it without this project."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from common.errors import InputError
+from exporting.graphs import INPUTS
+
+TEMPLATE = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
+                       keep_trailing_newline=True, undefined=StrictUndefined).get_template("card.md")
+
+
+def render(settings: dict, files: Sequence[str], trained: dict | None = None, metrics: dict | None = None,
+           license: str | None = None) -> str:
+    """The card of a model.
+
+    Args:
+        settings: of the model, which make it again.
+        files: names of the files beside the card.
+        trained: what its checkpoint says: data set, fingerprint, epochs, scale, configuration.
+        metrics: from :func:`read_metrics`.
+        license: an identifier of Hugging Face's, such as ``mit``.
+    """
+    lengths = sorted(settings["hash_lens"])
+    plain = settings["fusion"] == "late"  # the other fusion is more than a few lines of NumPy
+    return TEMPLATE.render(
+        settings=settings, trained=trained or {}, license=license, bits=lengths[-1], shorter=lengths[:-1],
+        figures=[[bits, *scores(metrics["final"][str(bits)]["unpaired"])] for bits in lengths] if metrics else [],
+        sizes=metrics and metrics["sizes"], hub="model.safetensors" in files,
+        graphs=[(name, INPUTS[Path(name).stem]) for name in files if name.endswith((".onnx", ".pt2"))],
+        weights=next((name for name in files if plain and name.endswith((".safetensors", ".pth"))), None))
+
+
+def scores(unpaired: dict) -> list[str]:
+    """mAP@all and mAP@50 of both directions, in per cent."""
+    return [f"{100 * unpaired[direction][name]:.1f}" for direction in ("i2t", "t2i") for name in ("map", "map@50")]
+
+
+def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
+    """The content of the ``metrics.json`` of the run that trained or tested a model.
+
+    Raises:
+        InputError: the file can't be read, or belongs to another training or lacks a code length.
+    """
+    try:
+        metrics = json.loads(path.read_text("utf-8"))
+        for bits in lengths:
+            scores(metrics["final"][str(bits)]["unpaired"])
+        same = metrics["fingerprint"] == trained["fingerprint"] and all(
+            metrics["config"][name] == trained["config"][name] for name in ("seed", "epoch", "hidden", "nested"))
+    except OSError as error:
+        raise InputError(f"--metrics {path}: cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"--metrics {path}: not the metrics.json of a training of hash codes that has all of the model's "
+                         f"lengths, {', '.join(map(str, lengths))} ({error})") from error
+    if not same:
+        raise InputError(f"--metrics {path}: of another training: its data set or seed differs from the checkpoint's; "
+                         f"give that of the run that trained or tested this model")
+    return metrics

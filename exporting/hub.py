@@ -1,0 +1,44 @@
+"""Hash models on Hugging Face's hub, or in a folder as they are there: config.json, model.safetensors and README.md.
+
+    HubHashModel.from_checkpoint("checkpoints/hash/openmoji_hash.pth").push_to_hub("me/openmoji-hash")
+    model = HubHashModel.from_pretrained("me/openmoji-hash")                # or the path of a folder
+    codes, x = model.encode(text=features)
+"""
+
+from __future__ import annotations
+
+import os
+
+from exporting import card
+from exporting.packages import optional
+from indexing.encoding import load_model
+from model import HashModel
+
+with optional("requirements-export.txt"):
+    import safetensors.torch  # noqa: F401 (the mixin does without it, and then saves nothing)
+    from huggingface_hub import ModelCard, PyTorchModelHubMixin
+
+
+class HubHashModel(HashModel, PyTorchModelHubMixin):
+    """A hash model with ``from_pretrained``, ``save_pretrained`` and ``push_to_hub``.
+
+    ``about`` is what the model card says: the arguments of :func:`card.render`.
+    """
+
+    about: dict = {}
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike, **about) -> HubHashModel:
+        """The model of a checkpoint; ``about`` is added to what the checkpoint says, such as ``license="mit"``.
+
+        Raises InputError if it isn't a hash model of nested codes or of one code length.
+        """
+        trained, content = load_model(path)
+        model = cls(**trained.settings)
+        model.load_state_dict(trained.state_dict())
+        model.about = {"trained": content, **about}
+        return model.eval()
+
+    def generate_model_card(self, **more) -> ModelCard:
+        """The README.md that is saved with the model."""
+        return ModelCard(card.render(self.settings, ["model.safetensors"], **{**self.about, **more}))
