@@ -108,8 +108,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--to", nargs="+", choices=FORMS, default=["onnx", "safetensors"],
                         help="(default: onnx safetensors)")
     parser.add_argument("--inputs", nargs="+", choices=graphs.INPUTS, default=["image", "text"],
-                        help="a graph for each: features of images, of texts, or of both sides of pairs (default: image "
-                             "text)")
+                        help="a graph for each: features of images, of texts, or of both sides of pairs (default: "
+                             "image text)")
     parser.add_argument("--metrics", type=Path, metavar="FILE.json", help="metrics.json of the run, for the card")
     parser.add_argument("--license", metavar="NAME", help="for the card, such as mit or cc-by-sa-4.0")
     options = parser.parse_args(argv)

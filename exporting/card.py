@@ -56,7 +56,7 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
     except OSError as error:
         raise InputError(f"--metrics {path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise InputError(f"--metrics {path}: not the metrics.json of a training of hash codes that has all of the model's "
+        raise InputError(f"--metrics {path}: not the metrics.json of a training of hash codes of all of the model's "
                          f"lengths, {', '.join(map(str, lengths))} ({error})") from error
     if not same:
         raise InputError(f"--metrics {path}: of another training: its data set or seed differs from the checkpoint's; "

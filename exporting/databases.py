@@ -197,8 +197,8 @@ def load(index: Index, place: str, table: str, progress: Progress = lambda items
 
 
 def check(index: Index, place: str, table: str) -> int:
-    """Compare a table with the index: the number of rows and, with some codes of the index as queries, the nearest 10 of
-    an exact search, ids and distances, ties by id. Returns the number of queries.
+    """Compare a table with the index: the number of rows and, with some codes of the index as queries, the nearest 10
+    of an exact search, ids and distances, ties by id. Returns the number of queries.
 
     Raises:
         InputError: as :func:`opened`, or a difference.

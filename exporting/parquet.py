@@ -44,7 +44,9 @@ def tables_of(index: Index, rows: int, start: int = 0) -> Iterator[pa.Table]:
 
 
 def write_parquet(index: Index, path: Path) -> None:
-    """Write the items as :func:`schema_of` says. Raises InputError if the file can't be written or isn't named .parquet.
+    """Write the items as :func:`schema_of` says.
+
+    Raises InputError if the file can't be written or isn't named .parquet.
     """
     if path.suffix != ".parquet":
         raise InputError(f"--out {path}: expected the name of a .parquet file")
