@@ -41,7 +41,8 @@ from training.run_files import RunFiles
 from training.run_state import ADVICE, SAME_DATA, RunState
 from training.settings import Rule, Settings, at_least, between, one_of, positive
 
-MAX_HIDDEN = 2**16  # units of the hidden layer: more is a slip of the keyboard
+MAX_HIDDEN, MAX_EPOCHS = 2**16, 10**6  # units of the hidden layer, and epochs: more is a slip of the keyboard
+SAVING = 60  # seconds between two states of a run at most, in whole epochs
 
 
 class Config(Settings):
@@ -96,7 +97,7 @@ class Config(Settings):
         self.means("true: the short codes are the first bits of the longest, in one checkpoint; false: every length "
                    "has bits and a checkpoint of its own")
         self.epoch = 100
-        self.means("training epochs", at_least(1))
+        self.means("training epochs", between(1, MAX_EPOCHS))
 
         self.group("The loss")
         self.loss = "contrastive"
@@ -199,6 +200,7 @@ class Solver:
         self.bar = progress_bar(disable=True)  # until fit shows one
         self.stop = StopRequest()
         self.log = Log(config.quiet)
+        self.saved = time.monotonic()  # when the state was
         with self.log:
             self.prepare()
 
@@ -345,6 +347,8 @@ class Solver:
                 for line in summary(run.history[-1]):
                     say("  " + line)
                 self.save_state()
+            elif run.epoch == 1 or processes.any_of_all(time.monotonic() - self.saved > SAVING):
+                self.save_state()  # so that a kill loses little
             if config.tensorboard and processes.rank() == 0:
                 tested = run.history[-1] if run.history and run.history[-1]["epoch"] == run.epoch else None
                 self.events.write(run.log[-1], tested)
@@ -500,6 +504,7 @@ class Solver:
     def save_state(self) -> None:
         """Save everything that the rest of the run depends on."""
         run_state.save(self.files.state, self.about() | {"run": self.files.run}, self.run, self.model, self.optimizer)
+        self.saved = time.monotonic()
 
     def progress_bar(self):
         """A bar of all steps."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (  # what decides no figure: a record or a result has the fingerprint of what was read
-    "reporting", "common.console", "common.errors", "common.atomic_files",  # drawing, printing, writing
+    "reporting", "common.columns", "common.console", "common.errors", "common.atomic_files",  # drawing, printing, writing
     "load_data", "pairs", "formats",  # reading
     "common.code_files", "common.own_code")  # finding code
 

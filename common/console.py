@@ -9,13 +9,12 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from common import processes
+from common.columns import MAX_COLUMNS
 from common.errors import InputError
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # a notebook without ipywidgets gets a bar of characters
     from tqdm.auto import tqdm
-
-MAX_COLUMNS = 80  # of a printed line; a path or another long word may take more
 
 _log: ContextVar[Log | None] = ContextVar("log", default=None)  # of this thread
 

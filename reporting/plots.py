@@ -24,10 +24,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from common.atomic_files import write_atomically
+from common.columns import columns_of
 from common.errors import InputError
 from reporting.language import font_families, tr
 from reporting.styles import COLOURS, INK, line_styles
-from reporting.terminal import columns_of
 
 COLUMN_WIDTH, PAGE_WIDTH = 3.4, 7.0  # inches, of one column of a paper and of both
 DPI = 200  # of the PNG files

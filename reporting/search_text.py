@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from common.columns import clip, columns_of
 from reporting.emoji import shown
-from reporting.terminal import clip, columns_of
 
 
 def result_lines(hits: Sequence[dict], width: int) -> list[str]:

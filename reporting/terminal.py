@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import unicodedata
-
 import numpy as np
 
-from common.console import MAX_COLUMNS
+from common.columns import MAX_COLUMNS, clip, columns_of
 
 SHOWN_STATISTICS = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
                     ("bit balance", "bit_balance"))  # of an epoch: label, key in its log
@@ -115,20 +113,3 @@ def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
                 line += more
             lines.append(line.rstrip())
     return lines + [""]
-
-
-def clip(text: str, columns: int) -> str:
-    """The text, cut or padded to fill a number of terminal columns."""
-    width, kept = 0, ""
-    for character in text:
-        size = columns_of(character)
-        if width + size > columns:
-            break
-        kept, width = kept + character, width + size
-    return kept + " " * (columns - width)
-
-
-def columns_of(text: str) -> int:
-    """The terminal columns that a text takes: 2 for a wide character, 0 for one that joins the character before it."""
-    return sum(0 if unicodedata.category(character) in ("Mn", "Me", "Cf") else
-               2 if unicodedata.east_asian_width(character) in "WF" else 1 for character in text)

@@ -88,7 +88,7 @@ def one_line(capsys, main, arguments):
 
 def test_the_page_does_what_it_says(here, monkeypatch):
     """Its files are written, its commands run on the toy data: in processes of their own where the benchmark trains."""
-    monkeypatch.setattr(ICMR, "publish", lambda results, folder: None)
+    monkeypatch.setattr(ICMR, "publish", lambda data, results, folder: results)
     monkeypatch.setattr(benchmark, "draw", lambda *found: [])
     page = PAGE.read_text(encoding="utf-8")
     for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL):

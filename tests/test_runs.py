@@ -72,7 +72,7 @@ def test_a_long_command_to_resume_is_one_in_a_shell(monkeypatch):
     monkeypatch.setattr("sys.argv", words)
     lines = how_to_resume(False)
     assert len(lines) > 1 and max(map(len, lines)) <= 80
-    assert shlex.split("\n".join(lines))[1:] == [*words, "--resume"]
+    assert shlex.split("\n".join(lines).replace("\\\n", ""))[1:] == [*words, "--resume"]
 
 
 def test_a_state_cannot_name_a_folder_elsewhere(small):
@@ -170,3 +170,41 @@ def test_what_apples_gpus_lack_is_said_in_a_line(small, monkeypatch, capsys, err
         ICMR.main(toy_arguments(small))
     complaint = capsys.readouterr().err
     assert stop.value.code == 2 and words in complaint and complaint.count("\n") == 1
+
+
+# --- the state of a run that is killed ----------------------------------------------------------------------------
+
+
+def test_the_state_is_saved_after_the_first_epoch_and_then_as_time_goes(small, monkeypatch):
+    arguments = toy_arguments(small, "--epoch", "6", "--eval_every", "4")
+    saved = []
+    monkeypatch.setattr(ICMR.Solver, "save_state", lambda solver: saved.append(solver.run.epoch))
+    ICMR.main(arguments)
+    assert saved == [1, 4, 6]
+    saved.clear()
+    monkeypatch.setattr(ICMR, "SAVING", 0)
+    ICMR.main(arguments)
+    assert saved == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_state_between_two_evaluations_is_resumed(small, monkeypatch):
+    arguments = toy_arguments(small, "--epoch", "6", "--eval_every", "4")
+    whole = ICMR.main(arguments)
+    begin = ICMR.Solver.trainhash
+
+    def killed(solver, scale):
+        if solver.run.epoch == 2:
+            raise KeyboardInterrupt  # as a kill, after which nothing is saved
+        return begin(solver, scale)
+
+    monkeypatch.setattr(ICMR.Solver, "trainhash", killed)
+    with pytest.raises(KeyboardInterrupt):
+        ICMR.Solver(ICMR.parse(arguments)).train()
+    monkeypatch.undo()
+    resumed = ICMR.main([*arguments, "--resume"])
+    assert (resumed["final"], resumed["history"]) == (whole["final"], whole["history"])
+
+
+def test_epochs_have_a_bound(small):
+    with pytest.raises(InputError, match="--epoch 9+: expected a number from 1 to 1000000"):
+        ICMR.parse(toy_arguments(small, "--epoch", "9" * 30)).check()

@@ -63,7 +63,7 @@ def test_a_run_prints_and_draws_the_recall_of_the_partner(folders, capsys):
     page = report.main([str(folder / "results" / "toy" / "one")]).read_text(encoding="utf-8")
     assert f"<td>{recall['t2i']['recall@5']:.4f}</td>" in page
     assert f"<td>{trained['final']['8']['bit_balance']:.3f}</td>" in page
-    titles = re.findall(r'aria-label="([^"]*)"', page)
+    titles = re.findall(r'role="img" aria-label="([^"]*)"', page)
     assert titles[:4] == ["R@10 against code length, last epoch", "R@10 against the epoch, image to text",
                           "R@10 against the epoch, text to image", "Values of the database&#39;s codes before the sign"]
     shown = page.partition("</style>")[2].partition("<h2>Settings")[0]

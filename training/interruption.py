@@ -9,7 +9,7 @@ import sys
 import threading
 
 from common import processes
-from common.console import MAX_COLUMNS
+from common.columns import MAX_COLUMNS
 
 
 class Stopped(Exception):
