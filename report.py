@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> Path:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; give the folder of a finished run") from None
-    except (ValueError, LookupError, TypeError, AttributeError, TemplateError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, TemplateError) as error:
         raise InputError(f"{path}: not the metrics of a run of this version ({type(error).__name__}: {error}); "
                          f"run ICMR.py again") from None
     print(page)

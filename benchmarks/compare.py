@@ -145,7 +145,7 @@ def read(path: Path) -> Run | None:
         run = Run(path.parent, method, known, settings["seed"], dataset, found["fingerprint"], environment, final, {})
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; expected the metrics of a finished run") from None
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the results of a run of ICMR.py or benchmark.py "
                          f"({type(error).__name__}: {error})") from None
     run.precision = read_precision(path.with_name(FILE), run)

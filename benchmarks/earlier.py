@@ -75,7 +75,7 @@ def _content(path: Path) -> dict:
     """What the JSON of a study holds; {} if there is none or it is damaged."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return {}
     return content if isinstance(content, dict) else {}
 

@@ -91,7 +91,7 @@ def finished(path: str | Path, settings: dict, fingerprint: str, code: str) -> t
         return found, ""
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):
         return None, "damaged or of an older version"
 
 

@@ -55,7 +55,7 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
             metrics["config"][name] == trained["config"][name] for name in ("seed", "epoch", "hidden", "nested"))
     except OSError as error:
         raise InputError(f"--metrics {path}: cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--metrics {path}: not the metrics.json of a training of hash codes of all of the model's "
                          f"lengths, {', '.join(map(str, lengths))} ({error})") from error
     if not same:

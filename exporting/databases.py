@@ -228,7 +228,7 @@ def read_note(comment: str | None, note: dict, table: str) -> dict:
         found = json.loads(comment or "")
         differing = [key for key in ("bits", "model", "columns") if found[key] != note[key]]
         int(found["done"]), found["content"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, RecursionError, KeyError, TypeError):
         raise InputError(f"{table}: there is such a table, which search.py load has not made; give another --table"
                          ) from None
     if differing:

@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> dict:
                  and about["modality"] in ("image", "text", "both") and type(about["model"]["sha256"]) is str
                  and {"dataset", "epoch"} <= about["model"].keys() and is_source(about["source"])
                  and is_lengths(about.get("lengths", [about["bits"]]), about["bits"]))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise InputError(f"{path}: damaged, or not an index of this version; restore it or build again")
@@ -197,7 +197,7 @@ class NewVersion:
             raise InputError(f"{self.folder}: another process is writing this index; wait for it") from None
         try:
             noted = json.loads(self.path("progress.json").read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             noted = None
         if not isinstance(noted, dict):
             noted = {}

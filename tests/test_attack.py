@@ -105,6 +105,14 @@ def test_long_names_are_shortened_in_the_middle():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files_are_read_or_refused_in_one_line(name):
-    outcome = attack(name, first=0, count=60, until=time.monotonic() + 100)
+    outcome = attack(name, first=0, count=40, until=time.monotonic() + 100)
     assert outcome.examples == {}
     assert sum(outcome.values()) > 20, "too slow to test anything"
+
+
+def test_metrics_nested_without_end_are_refused(tmp_path):
+    (tmp_path / "metrics.json").write_text("[" * 100_000 + "]" * 100_000)
+    for command in (["report.py", tmp_path], ["benchmark.py", "compare", tmp_path, tmp_path / "metrics.json"],
+                    ["ICMR.py", "--config", tmp_path / "metrics.json"]):
+        result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, text=True, capture_output=True)
+        assert result.returncode == 2 and result.stderr.count("\n") == 1 and "metrics.json" in result.stderr, result.stderr

@@ -19,6 +19,7 @@ import test_load_data
 from benchmarks import records
 from extraction.encoders import upright
 from extraction.folder import read_captions
+from indexing.index import Index
 from load_data import load_dataset
 from model import HashModel
 from training import checkpoint
@@ -58,12 +59,25 @@ def write_picture(name: str, folder: Path, **options) -> Path:
 def write_checkpoint(folder: Path) -> Path:
     about = {"dataset": "toy", "fingerprint": "0" * 64, "image_dim": 7, "text_dim": 5, "epoch": 3, "scale": 10.0,
              "config": {"scale_max": 10.0, "scale_min": 1.0}, "chosen": {"temperature": {"4": 0.2, "8": 0.1}}}
-    return checkpoint.save_model(folder / "toy_hash.pth", HashModel(7, 5, [4, 8], hidden=6), **about)
+    return checkpoint.save_model(folder / "toy_hash.pth", HashModel(7, 5, [4, 8], hidden=6, nested=True), **about)
 
 
 def read_checkpoint(path: Path) -> None:
     model, _about = checkpoint.load_trained(path, [4, 8])
     model.encode(image=torch.ones(2, 7))
+
+
+def write_index(folder: Path) -> Path:
+    rng = np.random.default_rng(0)
+    Index.build(folder / "index", write_checkpoint(folder), image=rng.random((30, 7), np.float32),
+                columns={"caption": np.array([f"words {row}" for row in range(30)], dtype=object)}, rescore="int8")
+    return folder / "index"
+
+
+def read_index(path: Path) -> None:
+    index = Index.load(path)
+    hits = index.query(text=np.ones((1, 5), np.float32), topk=5, rescore=10)
+    index.rows(next(iter(hits.each())))
 
 
 def write_records(folder: Path) -> Path:
@@ -99,5 +113,6 @@ FORMATS: dict[str, Format] = {
                            ("x.bmp", {}), ("x.tiff", {"compression": "tiff_lzw"}),
                            ("y.tiff", {"compression": "jpeg"}))), upright),
     "checkpoint": Format((write_checkpoint,), read_checkpoint, CODE),
+    "index": Format((write_index,), read_index, (*CODE, b"[" * 5000, b"9" * 5000, b"null", b"-1")),
     "records": Format((write_records,), read_records, (b"[" * 5000, b"9" * 5000, b"NaN", b"null", b"{}")),
 }
