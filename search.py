@@ -27,6 +27,7 @@ import numpy as np
 # PyTorch, Numba, faiss and Jinja take seconds to load: only commands that need them import what imports them.
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
+from common.packages import optional
 from indexing import sources
 from indexing.folder import CHANGES, MANIFEST, RESCORING, newest, read_manifest
 from indexing.index import Index
@@ -182,10 +183,8 @@ def export(options: argparse.Namespace) -> None:
 
 def serve(options: argparse.Namespace) -> None:
     """Answer queries over HTTP."""
-    try:
+    with optional("requirements-serve.txt"):
         from serving import server
-    except ImportError as error:
-        raise InputError(f"{error.name} can't be imported; run pip install -r requirements-serve.txt") from None
     server.serve(options.folder or newest(), options.host, options.port, options.images, options.encoders)
 
 

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from common.errors import InputError
-from exporting.packages import optional
+from common.packages import optional
 from exporting.parquet import schema_of, tables_of
 from indexing import nearest
 from indexing.encoding import Progress

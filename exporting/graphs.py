@@ -20,7 +20,7 @@ from torch.nn.functional import pad
 
 import metric
 from common.errors import InputError
-from exporting.packages import optional
+from common.packages import optional
 from model import HashModel
 
 REQUIREMENTS = "requirements-export.txt"

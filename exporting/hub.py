@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import os
 
+from common.packages import optional
 from exporting import card
-from exporting.packages import optional
 from indexing.encoding import load_model
 from model import HashModel
 
