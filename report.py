@@ -12,6 +12,7 @@ from pathlib import Path
 
 from jinja2 import TemplateError
 
+from common import json_text
 from common.errors import InputError, Parser, exit_on_bad_input
 from reporting.language import set_language
 from reporting.page import write_report
@@ -27,13 +28,13 @@ def main(argv: list[str] | None = None) -> Path:
         print(note, file=sys.stderr)
     path = options.run / "metrics.json"
     try:
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = json_text.parse(path.read_text(encoding="utf-8"))
         page = write_report(path.with_name("report.html"), results)
     except InputError:
         raise
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; give the folder of a finished run") from None
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError, TemplateError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, TemplateError) as error:
         raise InputError(f"{path}: not the metrics of a run of this version ({type(error).__name__}: {error}); "
                          f"run ICMR.py again") from None
     print(page)

@@ -28,6 +28,7 @@ from scipy.stats import permutation_test
 from benchmarks import exports
 from benchmarks.blocks import table
 from benchmarks.tables import spread
+from common import json_text
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 from reporting.last_figures import DIRECTIONS, FILE
@@ -127,7 +128,7 @@ def read(path: Path) -> Run | None:
         InputError: the file can't be read, or is not one of ICMR.py or benchmark.py.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json_text.parse(path.read_text(encoding="utf-8"))
         if "skipped" in found:
             return None
         if "config" in found:  # of ICMR.py; of a test, how the longest code was trained
@@ -145,7 +146,7 @@ def read(path: Path) -> Run | None:
         run = Run(path.parent, method, known, settings["seed"], dataset, found["fingerprint"], environment, final, {})
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; expected the metrics of a finished run") from None
-    except (ValueError, RecursionError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise InputError(f"{path}: not the results of a run of ICMR.py or benchmark.py "
                          f"({type(error).__name__}: {error})") from None
     run.precision = read_precision(path.with_name(FILE), run)

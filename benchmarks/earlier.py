@@ -6,7 +6,6 @@ are of the present settings, data and code. Of a method of one's own the code is
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from benchmarks import trainings
 from benchmarks.studies import Job
-from common import own_code
+from common import json_text, own_code
 from common.errors import InputError
 
 
@@ -74,8 +73,8 @@ def rows(path: Path, jobs_with: Callable[..., list[Job]], asked: list[Job], fing
 def _content(path: Path) -> dict:
     """What the JSON of a study holds; {} if there is none or it is damaged."""
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        content = json_text.parse(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
         return {}
     return content if isinstance(content, dict) else {}
 

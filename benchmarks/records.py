@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common import json_text
 from common.atomic_files import write_atomically
 from common.code_files import ROOT, digest, follow, in_project
 from common.errors import InputError
@@ -220,10 +221,10 @@ def _parsed(where: str, text: str) -> object:
         return dict(pairs)
 
     try:
-        return json.loads(text, parse_float=number, parse_constant=number, object_pairs_hook=unique)
+        return json_text.parse(text, parse_float=number, parse_constant=number, object_pairs_hook=unique)
     except InputError:
         raise
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise InputError(f"{where}: not JSON ({error}); expected what benchmark.py --record writes") from None
 
 

@@ -29,7 +29,7 @@ from benchmarks.baselines import METHODS, Unsuited, evaluate, evaluate_last
 from benchmarks.baselines.own import Own
 from benchmarks.datasets import with_finer_labels
 from benchmarks.studies import Job
-from common import own_code
+from common import json_text, own_code
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from load_data import Dataset, load_dataset
@@ -82,7 +82,7 @@ def finished(path: str | Path, settings: dict, fingerprint: str, code: str) -> t
     what is wrong with it, "" if there is no file.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding="utf-8"))
+        found = json_text.parse(Path(path).read_text(encoding="utf-8"))
         for key, value, reason in (("settings", settings, "trained with other settings"),
                                    ("fingerprint", fingerprint, "trained on other data"),
                                    ("code", code, "trained by other code")):
@@ -91,7 +91,7 @@ def finished(path: str | Path, settings: dict, fingerprint: str, code: str) -> t
         return found, ""
     except FileNotFoundError:
         return None, ""
-    except (OSError, ValueError, RecursionError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None, "damaged or of an older version"
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 LEFT_OUT = (  # what decides no figure: a record or a result has the fingerprint of what was read
     "reporting", "common.columns", "common.console", "common.errors", "common.atomic_files",  # drawing, printing, writing
-    "load_data", "pairs", "formats",  # reading
+    "load_data", "pairs", "formats", "common.json_text",  # reading
     "common.code_files", "common.own_code")  # finding code
 
 

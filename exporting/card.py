@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from common import json_text
 from common.errors import InputError
 from exporting.graphs import INPUTS
 
@@ -48,14 +48,14 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
         InputError: the file can't be read, or belongs to another training or lacks a code length.
     """
     try:
-        metrics = json.loads(path.read_text("utf-8"))
+        metrics = json_text.parse(path.read_text("utf-8"))
         for bits in lengths:
             scores(metrics["final"][str(bits)]["unpaired"])
         same = metrics["fingerprint"] == trained["fingerprint"] and all(
             metrics["config"][name] == trained["config"][name] for name in ("seed", "epoch", "hidden", "nested"))
     except OSError as error:
         raise InputError(f"--metrics {path}: cannot be read: {error.strerror}") from error
-    except (ValueError, RecursionError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--metrics {path}: not the metrics.json of a training of hash codes of all of the model's "
                          f"lengths, {', '.join(map(str, lengths))} ({error})") from error
     if not same:

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
+from common import json_text
 from common.errors import InputError
 from common.packages import optional
 from exporting.parquet import schema_of, tables_of
@@ -225,10 +226,10 @@ def check(index: Index, place: str, table: str) -> int:
 def read_note(comment: str | None, note: dict, table: str) -> dict:
     """The note in a table's comment. Raises InputError if there is none, or for another kind of codes or columns."""
     try:
-        found = json.loads(comment or "")
+        found = json_text.parse(comment or "")
         differing = [key for key in ("bits", "model", "columns") if found[key] != note[key]]
         int(found["done"]), found["content"]
-    except (ValueError, RecursionError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         raise InputError(f"{table}: there is such a table, which search.py load has not made; give another --table"
                          ) from None
     if differing:

@@ -8,11 +8,11 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from common import json_text
 from common.errors import InputError, listing
 from extraction.collection import Collection, Published
 from extraction.download import Download, File, Pictures, add_root, clean
@@ -96,10 +96,10 @@ def _load(file: File, *keys: str) -> dict[str, list]:
     # The outlines of instances are most of a file: they would take most of the time and gigabytes of memory.
     text = re.sub(rb'"segmentation":\s*\[[^"{}]*\]', b'"segmentation":0', file.read_bytes())
     try:
-        content = json.loads(text, object_hook=_without_box)
+        content = json_text.parse(text, object_hook=_without_box)
         if all(isinstance(content[key], list) for key in keys):
             return content
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{file}: not a whole JSON file of COCO; expected {' and '.join(map(repr, keys))}, a list each")
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from common import json_text
 from common.errors import InputError
 from extraction.captions import CHOICES, HELP
 from extraction.collection import Collection
@@ -93,7 +93,7 @@ def read_captions(path: Path) -> list[dict]:
         raise InputError(f"{path}: can't be read ({error.strerror})") from None
     except InputError:
         raise
-    except (csv.Error, ValueError, RecursionError) as error:  # ValueError: not UTF-8, not JSON, a number too long
+    except (csv.Error, ValueError) as error:  # ValueError: not UTF-8, not JSON, a number too long
         raise InputError(f"{path}: not a {path.suffix} table in UTF-8 ({error})") from None
     if len(images) < 2:
         raise InputError(f"{path}: {len(images)} images; expected at least 2 rows of image, caption and, if wanted, "
@@ -116,7 +116,7 @@ def _csv_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict]]:
 def _jsonl_rows(file: io.TextIOBase) -> Iterator[tuple[int, object]]:
     for number, line in enumerate(file, 1):
         if line.strip():
-            yield number, json.loads(line)
+            yield number, json_text.parse(line)
 
 
 def _text(where: str, key: str, fields: object) -> str:

@@ -6,8 +6,8 @@ Each has ``images``, a list of ``filename``, ``split`` (train, restval, val or t
 
 from __future__ import annotations
 
-import json
 
+from common import json_text
 from common.errors import InputError
 from extraction.collection import Lists
 from extraction.download import Download, File
@@ -34,10 +34,10 @@ def karpathy(download: Download, name: str, key: str) -> Lists:
 def karpathy_images(file: File, *keys: str) -> list[dict]:
     """The entries of the pictures, each with ``split`` and the other ``keys``. Raises InputError."""
     try:
-        images = json.loads(file.read_bytes())["images"]
+        images = json_text.parse(file.read_bytes())["images"]
         if all(key in image for image in images for key in ("split", *keys)):
             return images
-    except (ValueError, KeyError, TypeError, RecursionError):
+    except (ValueError, KeyError, TypeError):
         pass
     raise InputError(f"{file}: not a whole JSON file of Karpathy's splits; expected 'images' with "
                      f"{', '.join(map(repr, ('split', *keys)))}; get it with {SOURCE}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import re
 import tarfile
 import tempfile
@@ -12,6 +11,7 @@ import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from common import json_text
 from common.errors import InputError
 from extraction import splits
 from extraction.collection import Collection
@@ -84,9 +84,9 @@ def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
             with tarfile.open(package) as archive:
                 files = {match[1]: archive.extractfile(member).read() for member in archive
                          if member.isfile() and (match := wanted.fullmatch(member.name))}
-        about = json.loads(files["package.json"])
+        about = json_text.parse(files["package.json"])
         found = f"{about['name']}@{about['version']}"
-        rows = select_rows(json.loads(files["data/openmoji.json"]))
+        rows = select_rows(json_text.parse(files["data/openmoji.json"]))
         names = [f"color/svg/{row['hexcode']}.svg" for row in rows]
     except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
         raise InputError(f"{package}: can't be read ({getattr(error, 'strerror', None) or error}); "

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from filelock import FileLock, Timeout
 
+from common import json_text
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from indexing import nearest
@@ -61,7 +62,7 @@ def read_manifest(folder: Path) -> dict:
     if not path.is_file():
         raise InputError(f"{folder}: no index there; make one with python search.py build")
     try:
-        about = json.loads(path.read_text("utf-8"))
+        about = json_text.parse(path.read_text("utf-8"))
         sound = (about["format"] == FORMAT and re.fullmatch(r"v\d+", about["version"]) is not None
                  and about["kind"] in nearest.KINDS
                  and all(type(about[key]) is int and about[key] > 0 for key in ("bits", "count"))
@@ -76,7 +77,7 @@ def read_manifest(folder: Path) -> dict:
                  and about["modality"] in ("image", "text", "both") and type(about["model"]["sha256"]) is str
                  and {"dataset", "epoch"} <= about["model"].keys() and is_source(about["source"])
                  and is_lengths(about.get("lengths", [about["bits"]]), about["bits"]))
-    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         sound = False
     if not sound:
         raise InputError(f"{path}: damaged, or not an index of this version; restore it or build again")
@@ -196,8 +197,8 @@ class NewVersion:
         except Timeout:
             raise InputError(f"{self.folder}: another process is writing this index; wait for it") from None
         try:
-            noted = json.loads(self.path("progress.json").read_text("utf-8"))
-        except (OSError, ValueError, RecursionError):
+            noted = json_text.parse(self.path("progress.json").read_text("utf-8"))
+        except (OSError, ValueError):
             noted = None
         if not isinstance(noted, dict):
             noted = {}

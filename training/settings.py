@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import reprlib
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import yaml
 
+from common import json_text
 from common.errors import InputError, Parser
 
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", list: "whole numbers"}
@@ -125,7 +125,7 @@ class Settings:
         path = Path(path)
         try:
             text = path.read_text(encoding="utf-8")
-            found = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+            found = json_text.parse(text) if path.suffix == ".json" else yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise InputError(f"{path}: cannot be read as settings: {reason}") from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 import tarfile
 import tempfile
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from benchmarks.sources.splits import random_split
+from common import json_text
 from common.errors import InputError
 from extraction.collection import Collection
 from extraction.dataset_file import make_dataset
@@ -69,7 +69,7 @@ class Family:
             with tarfile.open(archive) as package:
                 files = {match[1]: package.extractfile(member).read().decode() for member in package
                          if member.isfile() and (match := wanted.fullmatch(member.name))}
-            about = json.loads(files["package.json"])
+            about = json_text.parse(files["package.json"])
             found = f"{about['name']}@{about['version']}"
             if found != self.package:
                 raise InputError(f"{archive}: {found}; expected {self.package}")
@@ -156,7 +156,7 @@ REMIX = Family(
 
 def choose_material(files: dict[str, str]) -> list[Icon]:
     """The icons with a tag, without outlines and variants of others of them."""
-    tagged = {icon["name"]: icon for icon in json.loads(files["meta.json"]) if icon["tags"]}
+    tagged = {icon["name"]: icon for icon in json_text.parse(files["meta.json"]) if icon["tags"]}
     chosen = []
     for name, icon in tagged.items():
         concept = re.sub(r"(-outline|-variant)+$", "", name)
@@ -190,7 +190,7 @@ def choose_phosphor(files: dict[str, str]) -> list[Icon]:
     chosen = []
     for name, own, tags in entries:
         labels = [categories[category] for category in re.findall(r"IconCategory\.(\w+)", own)]
-        terms = [tag for tag in json.loads(tags)  # without the answers, and marks such as *new*
+        terms = [tag for tag in json_text.parse(tags)  # without the answers, and marks such as *new*
                  if tag not in categories.values() and not tag.startswith("*")]
         chosen.append(Icon(name, ", ".join([words(name), *terms]), labels, files[f"assets/fill/{name}-fill.svg"]))
     return chosen
