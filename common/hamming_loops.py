@@ -82,8 +82,7 @@ def count_distances(query, item, words, query_label, item_label, first, last, co
         counts: int64 (rankings, queries, 2 * (bits + 1)); an item adds 1 at [ranking, query, 2 * distance + relevant].
     """
     keys, marks = np.empty(_ITEMS, np.uint16), np.empty(_ITEMS, np.uint16)
-    # Items that follow each other are often equally far, and adding to one place twice in a row takes longer.
-    tables = np.zeros((4, counts.shape[2]), np.uint32)
+    tables = np.zeros((4, counts.shape[2]), np.uint32)  # of _tally
     for start in range(0, item.shape[1], _ITEMS):
         stop = min(start + _ITEMS, item.shape[1])
         key, relevant = keys[:stop - start], marks[:stop - start]
@@ -100,16 +99,25 @@ def count_distances(query, item, words, query_label, item_label, first, last, co
                     code, part = query[word, i], item[word, start:stop]
                     for j in range(len(part)):
                         key[j] += np.uint16(2 * bit_count(part[j] ^ code))
-                whole = len(key) // 4 * 4
-                for j in range(0, whole, 4):
-                    for table in range(4):
-                        tables[table, key[j + table]] += np.uint32(1)
-                for j in range(whole, len(key)):
-                    tables[0, key[j]] += np.uint32(1)
+                _tally(key, tables)
                 for table in range(4):
                     for place in range(tables.shape[1]):
                         counts[ranking, i, place] += tables[table, place]
                         tables[table, place] = 0
+
+
+@compiled
+def _tally(key, tables):
+    """Count how often each key (n,) occurs, in the tables (4, keys) together.
+
+    Items that follow each other are often equally far, and adding to one place twice in a row takes longer.
+    """
+    whole = len(key) // 4 * 4
+    for j in range(0, whole, 4):
+        for table in range(4):
+            tables[table, key[j + table]] += np.uint32(1)
+    for j in range(whole, len(key)):
+        tables[0, key[j]] += np.uint32(1)
 
 
 @compiled
@@ -151,7 +159,7 @@ def count_shared_labels(query, item, query_label, item_label, first, counts):
     """
     grades = np.uint64(counts.shape[2])
     keys = np.empty(_ITEMS, np.uint32)
-    tables = np.empty((4, counts.shape[1] * counts.shape[2]), np.uint32)  # as in count_distances
+    tables = np.empty((4, counts.shape[1] * counts.shape[2]), np.uint32)  # of _tally
     for i in range(len(counts)):
         tables[:] = 0
         for start in range(0, item.shape[1], _ITEMS):
@@ -166,12 +174,7 @@ def count_shared_labels(query, item, query_label, item_label, first, counts):
                 mask, part = query_label[word, first + i], item_label[word, start:stop]
                 for j in range(len(part)):
                     key[j] += np.uint32(bit_count(part[j] & mask))
-            whole = len(key) // 4 * 4
-            for j in range(0, whole, 4):
-                for table in range(4):
-                    tables[table, key[j + table]] += np.uint32(1)
-            for j in range(whole, len(key)):
-                tables[0, key[j]] += np.uint32(1)
+            _tally(key, tables)
         count = counts[i].ravel()
         for table in range(4):
             for place in range(len(count)):
