@@ -102,7 +102,9 @@ def by_length(rows: list[Row], data: Data, evidence: Evidence, protocol: str, *c
 
 
 def costs(rows: list[Row], data: Data, evidence: Evidence) -> list[str]:
-    """The quantization error at each code length, and the seconds of the trainings of all lengths."""
+    """The quantization error at each code length, and the seconds of the trainings of all lengths: of the fastest seed,
+    as other programs on the machine may have slowed the others.
+    """
     cells = []
     for row in rows:
         errors = [[each["quantization_error"] for each in row.figures(bits) if "quantization_error" in each]
@@ -113,10 +115,11 @@ def costs(rows: list[Row], data: Data, evidence: Evidence) -> list[str]:
         whole = [seconds[seed] for seed, lengths in row.by_seed.items() if set(data.lengths) <= set(lengths)]
         cells.append([label(row) + evidence.mark([row]),
                       *(f"{np.mean(values):.3f}" if values else "" for values in errors),
-                      spread(whole, 0 if whole and min(whole) >= 10 else 1)])
+                      f"{min(whole):,.{0 if min(whole) >= 10 else 1}f}" if whole else ""])
     return [*table(["", *(f"{bits} bits" for bits in data.lengths), "seconds, all lengths"], cells), "",
             "The quantization error is the mean of (abs(code) - 1)² over bits and items. Ours trains all lengths in "
-            "one run; of the other methods the seconds are the sum of a run for each length.", *footnote(cells)]
+            "one run; of the other methods the seconds are the sum of a run for each length. They are of the fastest "
+            "seed.", *footnote(cells)]
 
 
 def changes(data: Data, evidence: Evidence) -> list[str]:
