@@ -173,6 +173,13 @@ def compare(progressive: Sequence[Training], original: Sequence[Training]) -> li
     return rows
 
 
+def added_percent(seconds: dict[str, list[float]]) -> np.ndarray:
+    """What the scale adds to the time of an epoch, in percent, turn by turn, from the ``seconds`` of epochs with it
+    (``on``) and without it (``off``) that benchmarks/speed.py measures.
+    """
+    return 100 * (np.array(seconds["on"]) / np.array(seconds["off"]) - 1)
+
+
 def standard_error(values: np.ndarray) -> float:
     """Of the mean of one value a seed; NaN of a single seed, and where a value is not finite."""
     if len(values) < 2 or not np.isfinite(values).all():

@@ -34,7 +34,9 @@ import ICMR
 import metric
 from benchmarks import records
 from benchmarks.baselines import ucmfh
+from benchmarks.promises import added_percent
 from benchmarks.reference import ReferenceTraining, reference_map
+from benchmarks.tables import gain
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 from evaluation import DIRECTIONS, counting_device, encode, histograms_of, rankings
@@ -42,6 +44,7 @@ from load_data import Dataset, Split, dataset_from_arrays, save_hdf5
 from training.device import environment, now
 
 LENGTHS = (16, 32, 64, 128)
+SCALE_TURNS = 40  # epochs with the scale and as many without: a difference of one percent has to be seen
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -113,6 +116,22 @@ def training(dataset: str, folder: str, turns: int, steps: int, workers: int, co
                   for bits in LENGTHS}
     return in_turns(turns, **{name: epoch(made) for name, made in ours.items()},
                     **{name: lambda each=each: each.seconds(steps) for name, each in references.items()})
+
+
+def scale_time(dataset: str, folder: str, turns: int, common: dict) -> dict[str, list[float]]:
+    """Seconds of epochs with the scale and of epochs without it, taken in turns; the first turn is left out. On a CPU it
+    is the processor's time, which other programs disturb less.
+    """
+    both = {name: solver(dataset, folder, use_progressive_hash=name == "on", **common) for name in ("on", "off")}
+    device = both["on"].device
+    clock = time.process_time if device.type == "cpu" else lambda: now(device)
+    seconds: dict[str, list[float]] = {name: [] for name in both}
+    for turn in range(turns + 1):
+        for name in ("on", "off") if turn % 2 else ("off", "on"):
+            started = clock()
+            both[name].trainhash(2.0)
+            seconds[name].append(clock() - started)
+    return {name: values[1:] for name, values in seconds.items()}
 
 
 def evaluation(dataset: str, folder: str, turns: int, queries: int, common: dict) -> dict:
@@ -291,6 +310,8 @@ def table(results: dict) -> list[str]:
     lines = ["", "seconds an epoch"]
     for name, part in results["training"].items():
         lines += [f"  {name}: {what:52} {seconds:10.3f}" for what, seconds in part.items()]
+    lines += ["what the scale adds to an epoch of four lengths, percent, mean ± standard error"]
+    lines += [f"  {name}: {gain(added_percent(part))}" for name, part in results["scale"].items()]
     lines += ["seconds an evaluation"]
     for name, part in results["evaluation"].items():
         lines += [f"  {name}: {what:52} {seconds:10.3f}" for what, seconds in part.items()]
@@ -358,6 +379,7 @@ def main(argv: list[str] | None = None) -> dict:
             results["training"][label] = training(dataset, folder, turns, steps, workers, common)
             results["utilisation"][label] = utilisation(results["training"][label]["ours, four lengths"],
                                                         made := solver(dataset, folder, **common))
+            results.setdefault("scale", {})[label] = scale_time(dataset, folder, 1 if quick else SCALE_TURNS, common)
             if made.device.type == "cuda":  # on a CPU it follows from the seconds an epoch
                 print(f"{label}: a whole run", flush=True)
                 results.setdefault("whole run", {})[label] = whole_run(dataset, folder, common)
