@@ -11,7 +11,7 @@ NAME is one of the GENERATORS of benchmarks/blocks.py and benchmarks/overall.py.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ from benchmarks import blocks, exports, overall, records
 from benchmarks.blocks import RESULTS
 from benchmarks.evidence import Evidence, gather
 from benchmarks.results import results
-from common.atomic_files import write_atomically
+from common.atomic_files import written
 from common.errors import InputError, Parser, exit_on_bad_input
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,16 +80,10 @@ def write_documents(root: Path, records: list[dict], current: Callable[[str], st
             folder refuses a document; the documents are as they were.
     """
     texts = stale(root, records, current, speed, search)
-    written = {path: path.with_name(f".{path.name}.new") for path in texts}
-    try:
-        for path, new in written.items():  # all of them, before the first takes its place
-            write_atomically(new, lambda file: file.write(texts[path]), "w")
-        for path, new in written.items():
-            os.replace(new, path)
-    finally:
-        for new in written.values():
-            new.unlink(missing_ok=True)
-    return list(written)
+    with contextlib.ExitStack() as stack:  # all of them, before the first takes its place
+        for path, text in texts.items():
+            stack.enter_context(written(path, lambda file: file.write(text), "w"))
+    return list(texts)
 
 
 def stale(root: Path, records: list[dict], current: Callable[[str], str], speed: dict | None = None,

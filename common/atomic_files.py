@@ -2,39 +2,58 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import glob
 import os
+import secrets
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from common.errors import InputError
+
+try:
+    import fcntl
+except ImportError:  # Windows, where nothing removes the temporary files of programs that were killed
+    fcntl = None
 
 
 def write_atomically(path: str | os.PathLike, write: Callable[[Any], None], mode: str = "wb") -> Path:
     """Write a file so that ``path`` always holds either the old content or the new, whole.
 
-    ``write(file)`` fills a temporary file beside ``path``, which is flushed to the disk and moved into place.
+    ``write(file)`` fills a temporary file beside ``path``, which is flushed to the disk and moved into place. Those that
+    were left beside it by programs that were killed are removed.
 
     Raises:
         InputError: the folder or the disk refuses the file; the old file is still there, no other is left.
     """
-    given, path = path, Path(os.path.realpath(path))  # the file that a link points to is written, not the link
+    with written(path, write, mode):
+        return Path(path)
+
+
+@contextlib.contextmanager
+def written(path: str | os.PathLike, write: Callable[[Any], None], mode: str = "wb") -> Iterator[None]:
+    """As :func:`write_atomically`, but the file is moved into place at the end of the context, and not if that ends
+    with an exception: of several files all can be on the disk before the first takes its place.
+    """
+    path = Path(os.path.realpath(path))  # the file that a link points to is written, not the link
     temporary = None
     try:
         if path.exists() and not path.is_file():
             raise OSError(errno.EEXIST, "a folder or a device has that name")
         path.parent.mkdir(parents=True, exist_ok=True)
-        encoding = None if "b" in mode else "utf-8"
-        with tempfile.NamedTemporaryFile(mode, encoding=encoding, dir=path.parent, prefix=f".{path.name}.",
-                                         suffix=".tmp", delete=False) as file:
+        _remove_left(path)
+        with _temporary_file(path, mode) as file:
             temporary = file.name
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # a temporary file is private; a result is not
-        os.replace(temporary, path)
+            if fcntl is None:
+                file.close()  # Windows moves no file that is open
+            yield
+            os.replace(temporary, path)
         temporary = None
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or error.__cause__ or error
@@ -43,13 +62,28 @@ def write_atomically(path: str | os.PathLike, write: Callable[[Any], None], mode
     finally:
         if temporary is not None:
             Path(temporary).unlink(missing_ok=True)
-    return Path(given)
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _temporary_file(path: Path, mode: str) -> IO:
+    """A new file beside ``path``, locked until it is closed: so nobody takes it for one that was left."""
+    mode, encoding = ("x+b", None) if "b" in mode else ("x", "utf-8")
+    while True:
+        file = open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), mode, encoding=encoding)
+        if fcntl is not None:
+            with contextlib.suppress(OSError):  # a file system without locks, where nothing is removed either
+                fcntl.flock(file, fcntl.LOCK_EX)
+        if os.path.exists(file.name):
+            return file
+        file.close()  # another process removed it between the two
+
+
+def _remove_left(path: Path) -> None:
+    """Remove the temporary files of ``path`` that nobody is writing any more."""
+    pattern = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.tmp"
+    for left in path.parent.glob(pattern) if fcntl is not None else ():
+        with contextlib.suppress(OSError), open(left, "r+b") as file:  # of a living writer, it is locked
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            left.unlink()
 
 
 def check_writable(folder: str | os.PathLike, setting: str) -> Path:
