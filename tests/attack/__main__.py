@@ -1,10 +1,10 @@
-"""Attacks every reader with damaged files, and prints what came of it.
+"""Attacks every reader with damaged files, kills what writes, and prints what came of it.
 
-    python -m tests.attack --count 100000 --seconds 3600
+    python -m tests.attack --count 100000 --kills 100 --seconds 3600
 
 A child process damages a sample and reads it, again and again; this one watches it and starts another when it hangs or
 dies. Whatever isn't read or refused in one line is a failure, and its seed gives it again: --format NAME --first SEED
---count 1. The exit status is 1 if there was one.
+--count 1. With --kills, operations are killed and done again (attack/kills.py); what isn't resumed is a failure. The exit status is 1 if there was one.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent.parent
+SOUND = ("read", "refused", "resumed")
 SECONDS = 20  # for one file
 STARTING = 120  # seconds for the imports
 
@@ -35,20 +36,22 @@ class Outcome(collections.Counter):
 
     def note(self, outcome: str, seed: int, detail: str = "") -> None:
         self[outcome] += 1
-        if outcome not in ("read", "refused") and len(self.examples[outcome]) < 5:
+        if outcome not in SOUND and len(self.examples[outcome]) < 5:
             self.examples[outcome].append(f"seed {seed}{': ' if detail else ''}{detail[:300]}")
 
     @property
     def failures(self) -> int:
-        return sum(count for outcome, count in self.items() if outcome not in ("read", "refused"))
+        return sum(count for outcome, count in self.items() if outcome not in SOUND)
 
 
-def attack(name: str, first: int, count: int, until: float) -> Outcome:
-    """Read ``count`` damaged files of a format, seeds ``first`` and on, or fewer if the time is over."""
+def attack(name: str, first: int, count: int, until: float, by: str = "attack.worker") -> Outcome:
+    """Read ``count`` damaged files of a format, seeds ``first`` and on, or fewer if the time is over; or ``by``
+    "attack.kills" kill an operation so many times.
+    """
     outcome, seed = Outcome(), first
     while seed < first + count and time.monotonic() < until:
         with tempfile.TemporaryDirectory() as folder:
-            worker = subprocess.Popen([sys.executable, "-m", "attack.worker", name, str(seed), str(first + count),
+            worker = subprocess.Popen([sys.executable, "-m", by, name, str(seed), str(first + count),
                                        folder], cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             said: queue.Queue[str | None] = queue.Queue()
@@ -82,15 +85,28 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seconds", type=float, default=600, help="for all of them (default: 600)")
     parser.add_argument("--format", nargs="+", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
+    parser.add_argument("--kills", type=int, default=0, help="of each operation (default: 0)")
     options = parser.parse_args(argv)
+    operations = []
+    if options.kills:
+        from attack.operations import OPERATIONS
+
+        operations = list(OPERATIONS)
     started, outcomes = time.monotonic(), {}
-    for number, name in enumerate(options.format, 1):
-        until = started + options.seconds * number / len(options.format)
-        outcomes[name] = attack(name, options.first, options.count, until)
+    for number, name in enumerate([*options.format, *operations], 1):
+        until = started + options.seconds * number / (len(options.format) + len(operations))
+        more = (options.kills, until, "attack.kills") if name in operations else (options.count, until)
+        outcomes[name] = attack(name, options.first, *more)
     print("| format | tried | read | refused | failures |\n| --- | ---: | ---: | ---: | ---: |")
-    for name, outcome in outcomes.items():
+    for name in options.format:
+        outcome = outcomes[name]
         print(f"| {name} | {sum(outcome.values()):,} | {outcome['read']:,} | {outcome['refused']:,} | "
               f"{outcome.failures:,} |")
+    if operations:
+        print("\n| operation | kills | resumed | failures |\n| --- | ---: | ---: | ---: |")
+    for name in operations:
+        outcome = outcomes[name]
+        print(f"| {name} | {sum(outcome.values()):,} | {outcome['resumed']:,} | {outcome.failures:,} |")
     for name, outcome in outcomes.items():
         for kind, examples in outcome.examples.items():
             print(f"\n{name}: {kind}, {outcome[kind]:,} times", *examples, sep="\n  ")
