@@ -127,8 +127,7 @@ def query(options: argparse.Namespace) -> None:
 
 def info(options: argparse.Namespace) -> None:
     """Describe an index, after comparing all of its files with what was written."""
-    index = Index.load(options.folder or newest())
-    index.verify()
+    index = Index.load(options.folder or newest(), verify=True)
     about, source = index.about, index.about["source"]
     origin = (f"{source['split']} split of {source['dataset']}" if "dataset" in source else
               ", ".join(source.get("files", ["arrays"])))

@@ -52,6 +52,11 @@ class Postgres:
         self.execute, self.transaction = self.connection.execute, self.connection.transaction
         self.close = self.connection.close
 
+    def lock(self, table: str) -> bool:
+        """Keep other loads of a table away until this connection ends; whether there is none already."""
+        return self.execute("SELECT pg_try_advisory_lock(hashtextextended(current_schema() || '.' || %s, 0))",
+                            [table]).fetchone()[0]
+
     def prepare(self) -> None:
         """Give the database what a table of codes needs."""
         self.execute("CREATE EXTENSION IF NOT EXISTS vector")
@@ -94,6 +99,10 @@ class DuckDB:
             self.connection.rollback()
             raise
         self.connection.commit()
+
+    def lock(self, table: str) -> bool:
+        """True: DuckDB itself lets one process open a file."""
+        return True
 
     def prepare(self) -> None:
         """Nothing: DuckDB knows bit strings."""
@@ -156,8 +165,8 @@ def load(index: Index, place: str, table: str, progress: Progress = lambda items
         How many rows were written; the others were there already.
 
     Raises:
-        InputError: as :func:`opened`, or the table is not one of :func:`load`, or is one of other bits, of another
-            model or of other columns; it is left as it was.
+        InputError: as :func:`opened`, or another process is loading the table, or it is not one of :func:`load`, or is
+            one of other bits, of another model or of other columns; it is left as it was.
     """
     if not TABLE_NAME.fullmatch(table):
         raise InputError(f"--table {table}: expected a name of letters, digits and underscores, 63 at most")
@@ -167,6 +176,8 @@ def load(index: Index, place: str, table: str, progress: Progress = lambda items
     note = {"loaded_by": "search.py load", "bits": index.bits, "model": index.about["model"]["sha256"],
             "columns": columns, "content": content, "done": -1}
     with opened(place) as database:
+        if not database.lock(table):
+            raise InputError(f"{table}: another process is loading this table; wait for it")
         there, comment = database.comment(table)
         if there:
             found = read_note(comment, note, table)

@@ -19,6 +19,7 @@ import numpy as np
 
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
+from common.locks import alone
 from extraction import captions as of_captions, chunks, encoders as known
 from extraction.collection import Collection
 from extraction.download import Pictures
@@ -94,18 +95,32 @@ def make_dataset(out: Path, collection: Collection, encoders: Sequence[str] = (k
     sources = collection.images.files if isinstance(collection.images, Pictures) else collection.images
     if not usable.all():
         sources = itertools.compress(sources, usable)
+    usable_texts, usable_names = (list(itertools.compress(each, usable)) for each in (texts, names))
+    with _partial(out) as partial:
+        files = chunks.encode(sources, usable_texts, usable_names, found, mean, strict, partial)
+        kept, of_pictures = _kept(files, usable)
+        refuse_if(strict, of_pictures)
+        _report(out, [*collection.problems, *problems, *of_pictures], int((~kept).sum()), len(kept))
+        rows = _rows(out, collection, texts, kept, mean)
+        for number, (each, path) in enumerate(zip(found, outs)):
+            attributes = {**collection.attributes, **_folders(collection), "encoders": each.names, **each.attributes}
+            write_atomically(path, functools.partial(_write, files, number, rows, attributes), mode="w+b")
+            print(_summary(path, rows))
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _partial(out: Path) -> Iterator[Path]:
+    """The folder of the chunks of ``out``, for one process at a time; it is removed if it stays empty."""
     partial = out.with_name(f"{out.name}.partial")
-    files = chunks.encode(sources, list(itertools.compress(texts, usable)), list(itertools.compress(names, usable)),
-                          found, mean, strict, partial)
-    kept, of_pictures = _kept(files, usable)
-    refuse_if(strict, of_pictures)
-    _report(out, [*collection.problems, *problems, *of_pictures], int((~kept).sum()), len(kept))
-    rows = _rows(out, collection, texts, kept, mean)
-    for number, (each, path) in enumerate(zip(found, outs)):
-        attributes = {**collection.attributes, **_folders(collection), "encoders": each.names, **each.attributes}
-        write_atomically(path, functools.partial(_write, files, number, rows, attributes), mode="w+b")
-        print(_summary(path, rows))
-    shutil.rmtree(partial)
+    partial.mkdir(exist_ok=True)
+    lock = partial / ".lock"
+    with alone(lock, f"{out}: another process is making this data set; wait for it"):
+        try:
+            yield partial
+        finally:
+            if os.path.isdir(partial) and os.listdir(partial) == [lock.name]:
+                shutil.rmtree(partial, ignore_errors=True)
 
 
 def files_of(out: Path, encoders: Sequence[str]) -> list[Path]:

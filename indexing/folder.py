@@ -21,11 +21,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from common import json_text
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
+from common.locks import alone
 from indexing import nearest
 from indexing.features import chunks
 
@@ -191,11 +191,9 @@ class NewVersion:
     def __enter__(self) -> NewVersion:
         self.created = [path for path in (self.folder, *self.folder.parents) if not path.exists()]
         check_writable(self.folder, "folder")
-        self.lock = FileLock(self.folder / ".lock", timeout=0)
-        try:
-            self.lock.acquire()
-        except Timeout:
-            raise InputError(f"{self.folder}: another process is writing this index; wait for it") from None
+        self.held = contextlib.ExitStack()
+        self.held.enter_context(alone(self.folder / ".lock", f"{self.folder}: another process is writing this index; "
+                                                             f"wait for it"))
         try:
             noted = json_text.parse(self.path("progress.json").read_text("utf-8"))
         except (OSError, ValueError):
@@ -220,7 +218,7 @@ class NewVersion:
                     (self.folder / ".lock").unlink(missing_ok=True)
                 for path in self.created:
                     path.rmdir()
-        self.lock.release()
+        self.held.close()
         if isinstance(error, OSError):
             raise InputError(f"{self.folder}: cannot write: {error.strerror or error}; the index that was there is "
                              "unchanged") from error

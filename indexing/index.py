@@ -263,8 +263,7 @@ class Index:
             table: the columns, whose rows are counted as in ``order``.
         """
         with NewVersion(self.folder, self._lasting(), None) as version:
-            if read_manifest(self.folder)["version"] != self.about["version"]:
-                raise InputError(f"{self.folder}: another process has changed it since it was opened; open it again")
+            self._check_newest()
             codes, outputs = encode()
             for name in {"model.pth", "heads.npz"} & self.about["files"].keys():
                 shutil.copyfile(self._path(name), version.path(name))
@@ -299,30 +298,39 @@ class Index:
             return folder  # it is written whenever it changes
         with NewVersion(folder, self._lasting(), None) as version:
             for name in self.about["files"]:
-                shutil.copyfile(self._path(name), version.path(name))
+                try:
+                    shutil.copyfile(self._path(name), version.path(name))
+                except FileNotFoundError:
+                    self._check_newest()
+                    raise
             version.publish(len(self))
         return folder
 
     @classmethod
     def load(cls, folder: str | os.PathLike,
-             searcher: Callable[[np.ndarray], nearest.Searcher] | None = None) -> Index:
-        """Open an index; codes, ids and captions are memory-mapped.
+             searcher: Callable[[np.ndarray], nearest.Searcher] | None = None, verify: bool = False) -> Index:
+        """Open an index; codes, ids and captions are memory-mapped, and stay as they are when another process replaces
+        the index.
 
         Args:
             searcher: makes from the codes what answers queries, such as :class:`shards.Sharded`; default: what the
                 index was built as.
+            verify: also compare every file with its SHA-256, as :meth:`verify` does.
 
         Raises:
             InputError: no index, or a damaged one: files are missing, have another size, or don't fit each other; or
-                a file has changed that is read whole or is small. :meth:`verify` compares all files.
+                a file has changed that is read whole or is small.
         """
         folder = Path(folder)
         while True:
             about = read_manifest(folder)
             try:
-                return cls._open(folder, about, searcher)
-            except InputError:
-                if read_manifest(folder)["version"] == about["version"]:
+                index = cls._open(folder, about, searcher)
+                if verify:
+                    index.verify()
+                return index
+            except (InputError, OSError):  # the latter if a file goes away between two looks at it
+                if read_manifest(folder) == about:
                     raise  # else another process has replaced the version that was being read
 
     @classmethod
@@ -350,9 +358,20 @@ class Index:
         return index
 
     def verify(self) -> None:
-        """Read every file and compare it with its SHA-256. Raises InputError for one that has changed."""
+        """Read every file and compare it with its SHA-256. Raises InputError for one that has changed, or if another
+        process has replaced the index since it was opened.
+        """
         for name, file in self.about["files"].items():
-            check_hash(self._path(name), file["sha256"])
+            try:
+                check_hash(self._path(name), file["sha256"])
+            except InputError:
+                self._check_newest()
+                raise
+
+    def _check_newest(self) -> None:
+        """Raise InputError if the folder has another version than this one."""
+        if read_manifest(self.folder) != self.about:
+            raise InputError(f"{self.folder}: another process has changed it since it was opened; open it again")
 
     def _lasting(self) -> dict:
         return {key: self.about[key] for key in LASTING_KEYS if key in self.about}

@@ -33,7 +33,11 @@ def open_index(folder: Path) -> Iterator[Index | None]:
     """
     dist.init_process_group("gloo")
     try:
-        index = Index.load(folder, Sharded)
+        while True:
+            index, loaded = Index.load(folder, Sharded), [None] * processes.size()
+            dist.all_gather_object(loaded, index.about)
+            if all(about == index.about for about in loaded):
+                break  # else the index was replaced between one process's load and another's
         if processes.rank() == 0:
             try:
                 yield index

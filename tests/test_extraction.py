@@ -176,7 +176,7 @@ def interrupted(out: Path, pairs: Collection, monkeypatch) -> None:
     counting(monkeypatch, at=7, stop=stop)
     with pytest.raises(KeyboardInterrupt):
         make_dataset(out, pairs)
-    assert sorted(os.listdir(out.parent / "mine.h5.partial")) == ["000000.npz", "000001.npz"]
+    assert sorted(os.listdir(out.parent / "mine.h5.partial")) == [".lock", "000000.npz", "000001.npz"]
 
 
 @pytest.mark.parametrize("change, rows", [
@@ -240,7 +240,7 @@ def test_a_full_disk_is_one_line_and_loses_nothing(out, tmp_path, monkeypatch):
                                              r"written; the chunks that are finished are kept: make room") as error:
             make_dataset(out, pairs)
     assert "\n" not in str(error.value)
-    assert sorted(os.listdir(out.parent / "mine.h5.partial")) == ["000000.npz", "000001.npz"]
+    assert sorted(os.listdir(out.parent / "mine.h5.partial")) == [".lock", "000000.npz", "000001.npz"]
     sizes = counting(monkeypatch)
     make_dataset(out, pairs)
     assert sum(sizes) == 14
@@ -312,7 +312,7 @@ def test_strict_refuses_the_first_bad_picture_and_keeps_what_is_done(out, tmp_pa
     (tmp_path / "pictures/20.png").write_bytes(b"")
     with pytest.raises(InputError, match=r"--strict: .*20\.png: can't be read as an image \(the file is empty\)"):
         make_dataset(out, pairs, strict=True)
-    assert not out.exists() and sorted(os.listdir(out.parent / "mine.h5.partial")) == ["000000.npz", "000001.npz"]
+    assert not out.exists() and sorted(os.listdir(out.parent / "mine.h5.partial")) == [".lock", "000000.npz", "000001.npz"]
     Image.new("RGB", (30, 20), (20, 40, 100)).save(tmp_path / "pictures/20.png")
     make_dataset(out, pairs, strict=True)
     check_rows(content(out), list(range(COUNT)))
