@@ -65,13 +65,16 @@ def written(path: str | os.PathLike, write: Callable[[Any], None], mode: str = "
 
 
 def _temporary_file(path: Path, mode: str) -> IO:
-    """A new file beside ``path``, locked until it is closed: so nobody takes it for one that was left."""
-    mode, encoding = ("x+b", None) if "b" in mode else ("x", "utf-8")
+    """A new file beside ``path``, locked until it is closed: so nobody takes it for one that was left.
+
+    The lock is a shared one, as HDF5 takes to read a file, which may be as soon as it is in its place.
+    """
+    mode, encoding = ("x+b", None) if "b" in mode else ("x+", "utf-8")
     while True:
         file = open(path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp"), mode, encoding=encoding)
         if fcntl is not None:
             with contextlib.suppress(OSError):  # a file system without locks, where nothing is removed either
-                fcntl.flock(file, fcntl.LOCK_EX)
+                fcntl.flock(file, fcntl.LOCK_SH)
         if os.path.exists(file.name):
             return file
         file.close()  # another process removed it between the two
