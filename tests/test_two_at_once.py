@@ -254,15 +254,16 @@ def test_a_second_load_into_a_table_of_postgresql_is_refused(items, postgres, mo
 
 
 def test_documents_written_twice_at_once_are_right(folder, records, monkeypatch):
-    write = documents.written
-    written = set()
+    write, begun, written = documents.written, [], set()
 
-    def other_first(path, *arguments):
-        monkeypatch.undo()
-        written.update(documents.write_documents(folder, records, current))
+    def beside(path, *arguments):
+        begun.append(path)
+        if len(begun) == 2:  # the first is written, but not in its place
+            monkeypatch.undo()
+            written.update(documents.write_documents(folder, records, current))
         return write(path, *arguments)
 
-    monkeypatch.setattr(documents, "written", other_first)
+    monkeypatch.setattr(documents, "written", beside)
     assert set(documents.write_documents(folder, records, current)) == written
     assert not documents.stale(folder, records, current)
     assert {path.name for path in texts(folder)} == {Path(name).name for name in (documents.RESULTS, *documents.DOCUMENTS)}
