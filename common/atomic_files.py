@@ -23,8 +23,8 @@ except ImportError:  # Windows, where nothing removes the temporary files of pro
 def write_atomically(path: str | os.PathLike, write: Callable[[Any], None], mode: str = "wb") -> Path:
     """Write a file so that ``path`` always holds either the old content or the new, whole.
 
-    ``write(file)`` fills a temporary file beside ``path``, which is flushed to the disk and moved into place. Those that
-    were left beside it by programs that were killed are removed.
+    ``write(file)`` fills a temporary file beside ``path``, which is flushed to the disk and moved into place. Those of
+    programs that were killed are removed.
 
     Raises:
         InputError: the folder or the disk refuses the file; the old file is still there, no other is left.

@@ -107,6 +107,22 @@ def test_a_document_that_cannot_be_written_leaves_all_as_they_were(folder, recor
     assert opened and texts(folder) == before
 
 
+def test_documents_written_twice_at_once_are_right(folder, records, monkeypatch):
+    write, begun, written = documents.written, [], set()
+
+    def beside(path, *arguments):
+        begun.append(path)
+        if len(begun) == 2:  # the first is written, but not in its place
+            monkeypatch.undo()
+            written.update(documents.write_documents(folder, records, current))
+        return write(path, *arguments)
+
+    monkeypatch.setattr(documents, "written", beside)
+    assert set(documents.write_documents(folder, records, current)) == written
+    assert not documents.stale(folder, records, current)
+    assert not list(folder.rglob(".*"))
+
+
 def test_all_documents_are_written_once(folder, records):
     before = texts(folder)
     written = documents.write_documents(folder, records, current)

@@ -19,7 +19,6 @@ import torch.distributed
 import load_data
 import search
 from attack import operations
-from benchmarks import documents
 from common.errors import InputError
 from exporting import databases
 from extraction import chunks
@@ -28,7 +27,6 @@ from indexing import index as index_module
 from indexing import shards
 from indexing.index import Index
 from test_databases import postgres  # noqa: F401, a fixture
-from test_documents import current, folder, records, texts  # noqa: F401, fixtures
 from test_extraction import collection, content, make_dataset
 from toy import write_toy
 from toy_encoders import lengths, stub_encoders, toy_encoders  # noqa: F401, a fixture
@@ -69,7 +67,8 @@ def items(tmp_path):
 
 
 def build(items: Path, name: str, **more) -> Index:
-    return Index.build(items / "index", items / "model.pth", image=np.load(items / f"{name}.npy"), rescore="int8", **more)
+    features = np.load(items / f"{name}.npy")
+    return Index.build(items / "index", items / "model.pth", image=features, rescore="int8", **more)
 
 
 def answer(index: Index, items: Path) -> bytes:
@@ -130,7 +129,7 @@ def test_an_opened_index_that_was_replaced_still_answers_and_says_what_it_cannot
     build(items, "new")
     assert answer(index, items) == before
     for work in (index.verify, lambda: index.save(items / "copy"), lambda: index.remove([0])):
-        with pytest.raises(InputError, match="index: another process has changed it since it was opened; open it again"):
+        with pytest.raises(InputError, match="index: another process has changed it since it was opened; open it agai"):
             work()
 
 
@@ -169,7 +168,8 @@ def test_beside_a_build_others_are_refused_and_queries_have_the_old_answer(items
 # --- a data set -------------------------------------------------------------------------------------------------------
 
 
-def test_a_second_extraction_to_one_file_is_refused(tmp_path, stub_encoders, monkeypatch):
+@pytest.mark.usefixtures("stub_encoders")
+def test_a_second_extraction_to_one_file_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(chunks, "CHUNK", 8)
     pairs, out = collection(tmp_path / "pictures"), tmp_path / "mine.h5"
     make_dataset(out, pairs)
@@ -233,40 +233,25 @@ def test_a_second_load_into_a_file_of_duckdb_is_refused(items, capsys):
     operations.load(items)
 
 
-def test_a_second_load_into_a_table_of_postgresql_is_refused(items, postgres, monkeypatch):
+def test_a_second_load_into_a_table_of_postgresql_is_refused(items, request, monkeypatch):
+    place = request.getfixturevalue("postgres")
     monkeypatch.setattr(databases, "BATCH_ROWS", 16)
     old = Index.load(items / "index")
-    with databases.opened(postgres) as database:
+    with databases.opened(place) as database:
         database.execute("DROP TABLE IF EXISTS items")
-    with Held(lambda hold: databases.load(old, postgres, "items", hold)):
+    with Held(lambda hold: databases.load(old, place, "items", hold)):
         new = build(items, "new", columns={"caption": [f"other {row}" for row in range(ITEMS)]})
         with pytest.raises(InputError, match="items: another process is loading this table; wait for it"):
-            databases.load(new, postgres, "items")
-        assert databases.load(new, postgres, "others") == ITEMS
+            databases.load(new, place, "items")
+        assert databases.load(new, place, "others") == ITEMS
     for index, table in ((old, "items"), (new, "others")):
-        with databases.opened(postgres) as database:
+        with databases.opened(place) as database:
             rows = database.execute(f"SELECT id, CAST(code AS varchar) FROM {table} ORDER BY id").fetchall()
             database.execute(f"DROP TABLE {table}")
         assert rows == list(zip(index.ids.tolist(), databases.bit_strings(index.codes, index.bits)))
 
 
-# --- tables and studies -----------------------------------------------------------------------------------------------
-
-
-def test_documents_written_twice_at_once_are_right(folder, records, monkeypatch):
-    write, begun, written = documents.written, [], set()
-
-    def beside(path, *arguments):
-        begun.append(path)
-        if len(begun) == 2:  # the first is written, but not in its place
-            monkeypatch.undo()
-            written.update(documents.write_documents(folder, records, current))
-        return write(path, *arguments)
-
-    monkeypatch.setattr(documents, "written", beside)
-    assert set(documents.write_documents(folder, records, current)) == written
-    assert not documents.stale(folder, records, current)
-    assert {path.name for path in texts(folder)} == {Path(name).name for name in (documents.RESULTS, *documents.DOCUMENTS)}
+# --- a study ----------------------------------------------------------------------------------------------------------
 
 
 STUDY_TWICE = """

@@ -4,7 +4,8 @@
 
 A child process damages a sample and reads it, again and again; this one watches it and starts another when it hangs or
 dies. Whatever isn't read or refused in one line is a failure, and its seed gives it again: --format NAME --first SEED
---count 1. With --kills, operations are killed and done again (attack/kills.py); what isn't resumed is a failure. The exit status is 1 if there was one.
+--count 1. With --kills operations are killed, too, and done again (kills.py); what isn't resumed is a failure. The exit
+status is 1 if there was one.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Uninterrupted(NamedTuple):
 
 
 class Moments:
-    """The moments before, after and in the midst of a write, counted; at the number ``fatal`` this process is killed."""
+    """The moments before, after and in the midst of writes, counted; at the number ``fatal`` this process is killed."""
 
     def __init__(self, fatal: int | None = None):
         self.count, self.fatal, self.temporary = 0, fatal, None
