@@ -84,7 +84,7 @@ def main(argv: list[str] | None = None) -> int:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300, help="damaged files of each format (default: 300)")
     parser.add_argument("--seconds", type=float, default=600, help="for all of them (default: 600)")
-    parser.add_argument("--format", nargs="+", choices=list(FORMATS), default=list(FORMATS))
+    parser.add_argument("--format", nargs="*", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--kills", type=int, default=0, help="of each operation (default: 0)")
     options = parser.parse_args(argv)
