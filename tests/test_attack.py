@@ -12,11 +12,16 @@ import h5py
 import numpy as np
 import pytest
 
+import report
 from attack.__main__ import attack
 from attack.formats import FORMATS
 from attack.hostile_pickles import HOSTILE
+from benchmarks import compare
+from common import json_text
 from common.errors import InputError, one_line
+from exporting.card import read_metrics
 from formats import hdf5_structure
+from ICMR import Config
 from load_data import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,9 +110,20 @@ def test_long_names_are_shortened_in_the_middle():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files_are_read_or_refused_in_one_line(name):
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
     outcome = attack(name, first=0, count=40, until=time.monotonic() + 100)
     assert outcome.examples == {}
     assert sum(outcome.values()) > 20, "too slow to test anything"
+
+
+def test_edited_metrics_are_refused_by_all_who_read_them(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(json_text.sealed({"final": {"16": {"unpaired": {}}}})).replace("16", "32"))
+    for read in (lambda: report.main.__wrapped__([str(tmp_path)]), lambda: compare.read(path),
+                 lambda: Config.read(path), lambda: read_metrics(path, {}, [16])):
+        with pytest.raises(InputError, match=r"metrics.json: edited or damaged since it was written"):
+            read()
 
 
 def test_metrics_nested_without_end_are_refused(tmp_path):

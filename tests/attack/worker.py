@@ -1,5 +1,5 @@
 """Damages samples of a format and reads them, one seed after the other; prints a line of JSON for each: what came of
-it, its seed, and a detail. ``python -m attack.worker FORMAT FIRST_SEED END FOLDER``, started by ``attack.__main__``.
+it, its seed, a detail, the seconds it took, and by how many bytes the memory grew beyond the file's size. ``python -m attack.worker FORMAT FIRST_SEED END FOLDER``, started by ``attack.__main__``.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import sys
+import time
 from pathlib import Path
 
 from attack.formats import FORMATS, Format
@@ -34,9 +35,9 @@ def main(name: str, first: int, end: int, folder: Path) -> None:
         path, size = damaged(form, samples[seed % len(samples)], folder / "damaged", (name, seed), marker)
         noise.seek(0)
         noise.truncate()
-        before = forget_peak()
+        before, started = forget_peak(), time.monotonic()
         outcome, detail = classify(form, path)
-        grown = peak() - before
+        seconds, grown = time.monotonic() - started, peak() - before
         noise.seek(0)
         if marker.exists():
             marker.unlink()
@@ -45,7 +46,7 @@ def main(name: str, first: int, end: int, folder: Path) -> None:
             outcome, detail = "memory", f"{grown >> 20} MB for {size:,} bytes"
         elif outcome in ("read", "refused") and (lines := noise.read().decode("utf-8", "replace").strip()):
             outcome, detail = "noise", lines
-        print(json.dumps([outcome, seed, detail]), file=sys.__stdout__, flush=True)
+        print(json.dumps([outcome, seed, detail, seconds, max(0, grown - size)]), file=sys.__stdout__, flush=True)
 
 
 def damaged(form: Format, sample: Path, target: Path, seed: object, marker: Path) -> tuple[Path, int]:
