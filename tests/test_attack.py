@@ -56,9 +56,9 @@ def test_hostile_pickles_are_refused_in_time_and_in_little_memory(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]  # a crash has another
     found = dict(zip(HOSTILE, map(json.loads, result.stdout.splitlines()), strict=True))
     assert {name: said for name, (said, *_) in found.items() if said == "read" or "\n" in said} == {}
-    assert {name: seconds for name, (_, seconds, _) in found.items() if seconds > 10} == {}  # about 1 on a quiet machine
+    assert {name: seconds for name, (_, seconds, _) in found.items() if seconds > 5} == {}
     assert {name: megabytes for name, (*_, megabytes) in found.items() if megabytes > 500} == {}
-    assert len(HOSTILE) > 60 and not marker.exists()
+    assert len(HOSTILE) > 100 and not marker.exists()
 
 
 def write_endless(path: Path) -> Path:

@@ -103,7 +103,7 @@ def table(outcomes: dict[str, Outcome]) -> list[str]:
     """The outcomes in Markdown."""
     from benchmarks import blocks
 
-    rows = [[name, *(f"{number:,}" for number in (outcome.total(), outcome["read"], outcome["refused"], outcome.failures)),
+    rows = [[name, *map("{:,}".format, (outcome.total(), outcome["read"], outcome["refused"], outcome.failures)),
              f"{outcome.seconds:.1f}", f"{outcome.memory >> 20:,}"] for name, outcome in outcomes.items()]
     return blocks.table(["files", "tried", "read", "refused in one line", "failures", "seconds at most",
                          "MB beyond its size at most"], rows)

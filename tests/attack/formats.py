@@ -160,8 +160,8 @@ FORMATS: dict[str, Format] = {
                         functools.partial(write_text, "x.jsonl", "".join(json.dumps(row) + "\n" for row in CAPTIONS))),
                        read_captions, (b"[" * 5000, b"9" * 5000, b'"', b"\xff", b"\0", b";;")),
     "pictures": Format(tuple(functools.partial(write_picture, name, **options) for name, options in (
-                           ("x.png", {}), ("x.jpg", {}), ("y.jpg", {"progressive": True}), ("x.gif", {}), ("x.webp", {}),
-                           ("x.bmp", {}), ("x.tiff", {"compression": "tiff_lzw"}),
+                           ("x.png", {}), ("x.jpg", {}), ("y.jpg", {"progressive": True}), ("x.gif", {}),
+                           ("x.webp", {}), ("x.bmp", {}), ("x.tiff", {"compression": "tiff_lzw"}),
                            ("y.tiff", {"compression": "jpeg"}))), upright),
     "checkpoint": Format((write_checkpoint,), read_checkpoint, CODE),
     "index": Format((write_index,), read_index, (*CODE, b"[" * 5000, b"9" * 5000, b"null", b"-1")),

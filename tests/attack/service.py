@@ -23,7 +23,7 @@ JSON = ("content-type: application/json",)
 WANTED = urllib.parse.quote('{"kind": ["animal", "plant"], "year": 2}')
 REQUESTS: tuple[tuple[str, tuple[str, ...], bytes], ...] = (
     ("POST /search", JSON, b'{"text": "smiling cat", "topk": 5, "rescore": 9, "offset": 1, "limit": 3}'),
-    ("POST /search", JSON, b'{"item": 4, "radius": 6, "filter": {"kind": ["animal", "plant"], "year": 2, "weight": 1.5}}'),
+    ("POST /search", JSON, b'{"item": 4, "radius": 6, "filter": {"kind": ["animal", "plant"], "year": 2}}'),
     ("POST /search", JSON, b'{"features": {"image": [0.5, -1.5, 2.0], "text": [1, 2]}, "bits": 8, "rerank": 20}'),
     ("POST /search?topk=3", ("content-type: image/png",), b"picture"),
     (f"GET /search?text=smiling+cat&topk=5&filter={WANTED}", (), b""),

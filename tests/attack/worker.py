@@ -1,5 +1,6 @@
 """Damages samples of a format and reads them, one seed after the other; prints a line of JSON for each: what came of
-it, its seed, a detail, the seconds it took, and by how many bytes the memory grew beyond the file's size. ``python -m attack.worker FORMAT FIRST_SEED END FOLDER``, started by ``attack.__main__``.
+it, its seed, a detail, the seconds it took, and by how many bytes the memory grew beyond the file's size.
+``python -m attack.worker FORMAT FIRST_SEED END FOLDER``, started by ``attack.__main__``.
 """
 
 from __future__ import annotations
