@@ -12,6 +12,8 @@ import h5py
 import numpy as np
 import pytest
 
+import benchmark
+import ICMR
 import report
 from attack.__main__ import attack
 from attack.formats import FORMATS
@@ -21,7 +23,6 @@ from common import json_text
 from common.errors import InputError, one_line
 from exporting.card import read_metrics
 from formats import hdf5_structure
-from ICMR import Config
 from load_data import load_dataset
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -121,14 +122,16 @@ def test_edited_metrics_are_refused_by_all_who_read_them(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(json_text.sealed({"final": {"16": {"unpaired": {}}}})).replace("16", "32"))
     for read in (lambda: report.main.__wrapped__([str(tmp_path)]), lambda: compare.read(path),
-                 lambda: Config.read(path), lambda: read_metrics(path, {}, [16])):
+                 lambda: ICMR.Config.read(path), lambda: read_metrics(path, {}, [16])):
         with pytest.raises(InputError, match=r"metrics.json: edited or damaged since it was written"):
             read()
 
 
-def test_metrics_nested_without_end_are_refused(tmp_path):
+def test_metrics_nested_without_end_are_refused(tmp_path, capsys):
     (tmp_path / "metrics.json").write_text("[" * 100_000 + "]" * 100_000)
-    for command in (["report.py", tmp_path], ["benchmark.py", "compare", tmp_path, tmp_path / "metrics.json"],
-                    ["ICMR.py", "--config", tmp_path / "metrics.json"]):
-        result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, text=True, capture_output=True)
-        assert result.returncode == 2 and result.stderr.count("\n") == 1 and "metrics.json" in result.stderr, result.stderr
+    for main, *arguments in ((report.main, tmp_path), (benchmark.main, "compare", tmp_path, tmp_path / "metrics.json"),
+                             (ICMR.main, "--config", tmp_path / "metrics.json")):
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments)])
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and said.count("\n") == 1 and "metrics.json" in said
