@@ -1,7 +1,7 @@
 """Attacks every reader with damaged files, and prints what came of it.
 
-    python -m tests.attack --count 100000 --seconds 3600
-    python -m tests.attack --count 100000 --seconds 3600 --write docs/safety.md      # puts the table there, too
+    python tests/attack --count 100000 --seconds 3600
+    python tests/attack --count 100000 --seconds 3600 --write docs/safety.md      # puts the table there, too
 
 A child process damages a sample and reads it, again and again; this one watches it and starts another when it hangs or
 dies. Whatever isn't read or refused in one line is a failure, and its seed gives it again: --format NAME --first SEED
@@ -113,7 +113,7 @@ def origin(argv: Sequence[str]) -> str:
     """The command, the date, the versions and the system."""
     versions = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in VERSIONS if importlib.util.find_spec(
         {"pillow": "PIL"}.get(name, name)))
-    return (f"`python -m tests.attack {' '.join(argv)}`, {datetime.date.today()}, with Python "
+    return (f"`python tests/attack {' '.join(argv)}`, {datetime.date.today()}, with Python "
             f"{platform.python_version()}, {versions}; {platform.system()}, {os.cpu_count()} cores.")
 
 
@@ -124,7 +124,7 @@ def main(argv: list[str] | None = None) -> int:
 
     argv = sys.argv[1:] if argv is None else argv
     installed = [name for name, form in FORMATS.items() if all(map(importlib.util.find_spec, form.packages))]
-    parser = argparse.ArgumentParser(prog="python -m tests.attack", description=__doc__,
+    parser = argparse.ArgumentParser(prog="python tests/attack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300, help="damaged files of each format (default: 300)")
     parser.add_argument("--seconds", type=float, default=600, help="for all of them (default: 600)")
