@@ -6,14 +6,13 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 
 from jinja2 import TemplateError
 
-from common import json_text
 from common.errors import InputError, Parser, exit_on_bad_input
+from reporting import metrics_json
 from reporting.language import set_language
 from reporting.page import write_report
 
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> Path:
         print(note, file=sys.stderr)
     path = options.run / "metrics.json"
     try:
-        results = json_text.parse(path.read_text(encoding="utf-8"))
+        results = metrics_json.read(path)
         page = write_report(path.with_name("report.html"), results)
     except InputError:
         raise

@@ -17,7 +17,6 @@ import ICMR  # first: it sets how threads wait, before torch loads
 import argparse
 import itertools
 import json
-import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,9 +27,9 @@ from scipy.stats import permutation_test
 from benchmarks import exports
 from benchmarks.blocks import table
 from benchmarks.tables import spread
-from common import json_text
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
+from reporting import metrics_json
 from reporting.last_figures import DIRECTIONS, FILE
 
 FIGURES = {"map": "mAP@all", "map@50": "mAP@50", "map@radius2": "mAP, radius 2", "ndcg@50": "NDCG@50",
@@ -128,7 +127,7 @@ def read(path: Path) -> Run | None:
         InputError: the file can't be read, or is not one of ICMR.py or benchmark.py.
     """
     try:
-        found = json_text.parse(path.read_text(encoding="utf-8"))
+        found = metrics_json.read(path)
         if "skipped" in found:
             return None
         if "config" in found:  # of ICMR.py; of a test, how the longest code was trained
@@ -143,7 +142,9 @@ def read(path: Path) -> Run | None:
         dataset = found.get("dataset") or settings.get("dataset") or path.parents[2].name
         final = {bits: figures for bits, figures in found["final"].items() if isinstance(figures, dict)}
         environment = {**found["environment"], **{key: (found.get(key) or "–")[:7] for key in ("commit", "code")}}
-        run = Run(path.parent, method, known, settings["seed"], dataset, found["fingerprint"], environment, final, {})
+        run = Run(path.parent, str(method), known, int(settings["seed"]), dataset, found["fingerprint"], environment, final, {})
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot read: {error.strerror}; expected the metrics of a finished run") from None
     except (ValueError, LookupError, TypeError, AttributeError) as error:
@@ -164,7 +165,7 @@ def read_precision(path: Path, run: Run) -> dict[str, np.ndarray]:
             np.isclose(values.mean(), run.final[bits][protocol][direction][figure], atol=1e-3)
             for name, values in found.items() if not name.startswith("rows/")
             for bits, protocol, direction, figure in [name.split("/")])
-    except (OSError, ValueError, LookupError, TypeError, zipfile.BadZipFile) as error:
+    except Exception as error:  # zipfile and NumPy raise whatever a damaged file makes them
         raise InputError(f"{path}: not the average precision of the queries ({type(error).__name__}: {error}); run it "
                          f"again, or remove the file") from None
     if not of_run:

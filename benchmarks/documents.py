@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks import blocks, exports, overall, records
@@ -103,8 +103,9 @@ def _read(path: Path) -> str:
     return records.read_text(path, "a document in UTF-8")
 
 
-def filled(name: str, text: str, evidence: Evidence, required: Sequence[str] = ()) -> str:
-    """A document with its blocks filled anew.
+def filled(name: str, text: str, evidence: Evidence, required: Sequence[str] = (),
+           generators: Mapping[str, Callable[[Evidence], list[str]]] = GENERATORS) -> str:
+    """A document with its blocks filled anew, by the generators of these names.
 
     Raises:
         InputError: with the document and the line, if a marker is wrong or a required block is missing.
@@ -116,11 +117,11 @@ def filled(name: str, text: str, evidence: Evidence, required: Sequence[str] = (
             if begun:
                 raise InputError(f"{where}: a block begins within the one of line {begun}; end that with a line {_END}")
             block = marker[1]
-            if block not in GENERATORS:
-                raise InputError(f"{where}: no block is named {block!r}; expected one of {', '.join(GENERATORS)}")
+            if block not in generators:
+                raise InputError(f"{where}: no block is named {block!r}; expected one of {', '.join(generators)}")
             begun = number
             found.append(block)
-            lines += [line, *GENERATORS[block](evidence)]
+            lines += [line, *generators[block](evidence)]
         elif line.strip() == _END:
             if not begun:
                 raise InputError(f"{where}: a block ends that doesn't begin; begin it with a line "

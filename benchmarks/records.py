@@ -2,8 +2,9 @@
 
 A training is a line of JSON in ``docs/results/<data set>/<method>.jsonl``, sorted by settings, code length and seed; a
 measurement of speed is ``docs/results/speed.json``, one of search ``docs/results/search.json``. Each says which commit,
-versions and machine it is from. :func:`make` makes a record of a training, :func:`write` adds it to its file, and
-:func:`read` and :func:`read_all` read them back and refuse what is not a whole record.
+versions and machine it is from, and is sealed (common/json_text.py). :func:`make` makes a record of a training,
+:func:`write` adds it to its file, and :func:`read` and :func:`read_all` read them back and refuse what is not a whole
+record.
 
 ``code`` is a digest of the code that decides a training's outcome. Comments, docstrings and formatting don't change it.
 """
@@ -122,7 +123,7 @@ def write(records: Iterable[dict], folder: str | Path = RESULTS) -> list[Path]:
             files[path] = {repr(identity(old)): old for old in (read(path) if path.exists() else [])}
         files[path][repr(identity(record))] = record
     for path, known in files.items():
-        lines = [json.dumps(_in_order(record), ensure_ascii=False, allow_nan=False) + "\n"
+        lines = [json.dumps(json_text.sealed(_in_order(record)), ensure_ascii=False, allow_nan=False) + "\n"
                  for record in sorted(known.values(), key=identity)]
         write_atomically(path, lambda file: file.writelines(lines), "w")
     return list(files)
@@ -149,8 +150,12 @@ def write_measurement(path: Path, begun: dict, measured: dict) -> Path:
             "platform": platform.platform(), "cpu": processor(), "device": "cpu", "gpu": None,
             "threads": torch.get_num_threads()}
     environment = {**here, **measured.get("environment", {})}
-    content = {"format": 1, **origin(begun | {"environment": environment}), **measured}
-    text = json.dumps(content, indent=1, allow_nan=False)
+    return rewrite_measurement(path, {"format": 1, **origin(begun | {"environment": environment}), **measured})
+
+
+def rewrite_measurement(path: Path, content: dict) -> Path:
+    """Write what :func:`read_measurement` gives, sealed anew."""
+    text = json.dumps(json_text.sealed(content), indent=1, allow_nan=False)
     return write_atomically(path, lambda file: file.write(text + "\n"), "w")
 
 
@@ -221,11 +226,15 @@ def _parsed(where: str, text: str) -> object:
         return dict(pairs)
 
     try:
-        return json_text.parse(text, parse_float=number, parse_constant=number, object_pairs_hook=unique)
+        found = json_text.parse(text, parse_float=number, parse_constant=number, object_pairs_hook=unique)
     except InputError:
         raise
     except ValueError as error:
         raise InputError(f"{where}: not JSON ({error}); expected what benchmark.py --record writes") from None
+    try:
+        return json_text.unsealed(found)
+    except InputError as error:
+        raise InputError(f"{where}: {error}") from None
 
 
 def _check(where: str, value: object, shape: object) -> None:

@@ -82,7 +82,7 @@ def finished(path: str | Path, settings: dict, fingerprint: str, code: str) -> t
     what is wrong with it, "" if there is no file.
     """
     try:
-        found = json_text.parse(Path(path).read_text(encoding="utf-8"))
+        found = json_text.read(Path(path))
         for key, value, reason in (("settings", settings, "trained with other settings"),
                                    ("fingerprint", fingerprint, "trained on other data"),
                                    ("code", code, "trained by other code")):
@@ -112,7 +112,7 @@ def stamp(method: str, settings: dict) -> dict:
 def keep(path: str | Path, result: dict, stamp: dict) -> dict:
     """Write the result of a training with its stamp, for :func:`finished`; returns both."""
     result = result | stamp
-    write_atomically(path, lambda file: json.dump(result, file), "w")
+    write_atomically(path, lambda file: json.dump(json_text.sealed(result), file), "w")
     return result
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from common import json_text
 from common.errors import InputError
 from exporting.graphs import INPUTS
+from reporting import metrics_json
 
 TEMPLATE = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
                        keep_trailing_newline=True, undefined=StrictUndefined).get_template("card.md")
@@ -48,11 +48,14 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
         InputError: the file can't be read, or belongs to another training or lacks a code length.
     """
     try:
-        metrics = json_text.parse(path.read_text("utf-8"))
+        metrics = metrics_json.read(path)
+        final, _sizes = metrics["final"], metrics["sizes"]
         for bits in lengths:
-            scores(metrics["final"][str(bits)]["unpaired"])
+            scores(final[str(bits)]["unpaired"])
         same = metrics["fingerprint"] == trained["fingerprint"] and all(
             metrics["config"][name] == trained["config"][name] for name in ("seed", "epoch", "hidden", "nested"))
+    except InputError as error:
+        raise InputError(f"--metrics {error}") from None
     except OSError as error:
         raise InputError(f"--metrics {path}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -102,6 +102,7 @@ def read_captions(path: Path) -> list[dict]:
 
 
 def _csv_rows(file: io.TextIOBase) -> Iterator[tuple[int, dict]]:
+    csv.field_size_limit(2**31 - 1)  # else a caption of 131,073 bytes refuses the table; extraction/captions.py cuts it
     reader = csv.DictReader(file, strict=True)
     names = reader.fieldnames or []
     if repeated := [name for name in names if names.count(name) > 1]:

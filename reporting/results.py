@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 import evaluation
+from common import json_text
 from common.atomic_files import write_atomically
 from common.console import say
 from load_data import SPLITS, Dataset
@@ -75,7 +76,7 @@ def publish(data: Dataset, results: dict, folder: Path) -> dict:
     path = folder / "metrics.json"
     results = dict(results)
     last_figures.write(folder / last_figures.FILE, data, results.pop("average_precision"))
-    write_atomically(path, lambda file: json.dump(results, file, indent=1), "w")
+    write_atomically(path, lambda file: json.dump(json_text.sealed(results), file, indent=1), "w")
     write_report(folder / "report.html", results)
     for line in table(results):
         say(line, final=True)

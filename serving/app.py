@@ -7,6 +7,7 @@ import contextlib
 import mimetypes
 import time
 from collections.abc import AsyncIterator
+from http import HTTPStatus
 from pathlib import Path
 
 import msgspec
@@ -229,7 +230,10 @@ def _json(content, status: int = 200, headers: dict[str, str] | None = None) -> 
 
 
 def _refusal(request: Request, exception: HTTPException) -> Response:
-    return error(exception.status_code, exception.detail, exception.headers)
+    detail = exception.detail
+    if detail == HTTPStatus(exception.status_code).phrase:  # of Starlette's own, where nothing is or takes the method
+        detail = f"{request.method} {request.url.path[:100]}: {detail.lower()}; /docs lists what can be asked"
+    return error(exception.status_code, detail, exception.headers)
 
 
 def _bad_input(request: Request, exception: Exception) -> Response:

@@ -12,10 +12,16 @@ import h5py
 import numpy as np
 import pytest
 
+import benchmark
+import ICMR
+import report
 from attack.__main__ import attack
 from attack.formats import FORMATS
 from attack.hostile_pickles import HOSTILE
+from benchmarks import compare
+from common import json_text
 from common.errors import InputError, one_line
+from exporting.card import read_metrics
 from formats import hdf5_structure
 from load_data import load_dataset
 
@@ -51,9 +57,9 @@ def test_hostile_pickles_are_refused_in_time_and_in_little_memory(tmp_path):
     assert result.returncode == 0, result.stderr[-2000:]  # a crash has another
     found = dict(zip(HOSTILE, map(json.loads, result.stdout.splitlines()), strict=True))
     assert {name: said for name, (said, *_) in found.items() if said == "read" or "\n" in said} == {}
-    assert {name: seconds for name, (_, seconds, _) in found.items() if seconds > 10} == {}  # about 1 on a quiet machine
+    assert {name: seconds for name, (_, seconds, _) in found.items() if seconds > 5} == {}
     assert {name: megabytes for name, (*_, megabytes) in found.items() if megabytes > 500} == {}
-    assert len(HOSTILE) > 60 and not marker.exists()
+    assert len(HOSTILE) > 100 and not marker.exists()
 
 
 def write_endless(path: Path) -> Path:
@@ -105,14 +111,27 @@ def test_long_names_are_shortened_in_the_middle():
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_damaged_files_are_read_or_refused_in_one_line(name):
+    for package in FORMATS[name].packages:
+        pytest.importorskip(package)
     outcome = attack(name, first=0, count=40, until=time.monotonic() + 100)
     assert outcome.examples == {}
     assert sum(outcome.values()) > 20, "too slow to test anything"
 
 
-def test_metrics_nested_without_end_are_refused(tmp_path):
+def test_edited_metrics_are_refused_by_all_who_read_them(tmp_path):
+    path = tmp_path / "metrics.json"
+    path.write_text(json.dumps(json_text.sealed({"final": {"16": {"unpaired": {}}}})).replace("16", "32"))
+    for read in (lambda: report.main.__wrapped__([str(tmp_path)]), lambda: compare.read(path),
+                 lambda: ICMR.Config.read(path), lambda: read_metrics(path, {}, [16])):
+        with pytest.raises(InputError, match=r"metrics.json: edited or damaged since it was written"):
+            read()
+
+
+def test_metrics_nested_without_end_are_refused(tmp_path, capsys):
     (tmp_path / "metrics.json").write_text("[" * 100_000 + "]" * 100_000)
-    for command in (["report.py", tmp_path], ["benchmark.py", "compare", tmp_path, tmp_path / "metrics.json"],
-                    ["ICMR.py", "--config", tmp_path / "metrics.json"]):
-        result = subprocess.run([sys.executable, *map(str, command)], cwd=ROOT, text=True, capture_output=True)
-        assert result.returncode == 2 and result.stderr.count("\n") == 1 and "metrics.json" in result.stderr, result.stderr
+    for main, *arguments in ((report.main, tmp_path), (benchmark.main, "compare", tmp_path, tmp_path / "metrics.json"),
+                             (ICMR.main, "--config", tmp_path / "metrics.json")):
+        with pytest.raises(SystemExit) as stop:
+            main([*map(str, arguments)])
+        said = capsys.readouterr().err
+        assert stop.value.code == 2 and said.count("\n") == 1 and "metrics.json" in said

@@ -24,6 +24,7 @@ from benchmarks import baselines, check, datasets, records, tables, trainings
 from benchmarks.baselines import METHODS
 from benchmarks.sources import icons, views
 from benchmarks.studies import DEFAULT, OFF, STUDIES
+from common import json_text
 from common.errors import InputError
 from load_data import load_dataset
 from toy import write_toy
@@ -126,7 +127,7 @@ def test_a_benchmark_trains_tests_keeps_and_writes(folder, capsys, monkeypatch):
     path = where / "CCA-ITQ-4-seed0" / "result.json"
     path.write_text(path.read_text()[:100])
     path = where / "CCA-ITQ-6-seed0" / "result.json"
-    path.write_text(path.read_text().replace('"code": "', '"code": "0'))
+    path.write_text(json.dumps(json_text.read(path) | {"code": "0" * 64}))
     benchmark.main(arguments(folder, "--seeds", "1", "--methods", "CCA-ITQ"))
     assert ("2 trainings, 0 of them found finished; 2 are trained again: 1 damaged or of an older version, 1 trained "
             "by other code\n") in capsys.readouterr().out
@@ -294,7 +295,7 @@ def test_a_check_trains_again_and_finds_the_same(recorded, capsys):
 
 def test_a_check_finds_what_differs_and_says_what_is_of_other_code(recorded, capsys):
     path = recorded / "records" / "toy" / "ours.jsonl"
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = records.read(path)
     lines[0]["final"]["8"]["unpaired"]["i2t"]["map"] *= 0.5
     lines[0]["code"] = lines[1]["code"] = "0" * 64
     path.write_text(json.dumps(lines[0]) + "\n")  # of few seeds 1 point is allowed
@@ -317,8 +318,8 @@ def test_a_check_refuses_in_one_line(recorded, capsys, wrong, complaint):
 
 def test_a_check_wants_the_very_data(recorded, capsys):
     path = recorded / "records" / "toy" / "ours.jsonl"
-    path.write_text("".join(json.dumps(json.loads(line) | {"fingerprint": "0" * 64}) + "\n"
-                            for line in path.read_text().splitlines()))
+    path.write_text("".join(json.dumps(record | {"fingerprint": "0" * 64}) + "\n"
+                            for record in records.read(path)))
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         benchmark.main(check_arguments(recorded, "--method", "ours"))

@@ -11,6 +11,8 @@ import torch
 import benchmark
 import ICMR
 from benchmarks import compare, trainings
+from common import json_text
+from common.errors import InputError
 from reporting import page
 from toy import toy_arguments, write_toy
 
@@ -100,10 +102,28 @@ def test_the_same_seed_twice_is_two_methods_and_other_data_give_no_differences(r
     assert "No p-values of ours" in capsys.readouterr().out
 
     path = again / "metrics.json"
-    path.write_text(path.read_text().replace('"fingerprint": "', '"fingerprint": "0'))
+    path.write_text(json.dumps(json_text.read(path) | {"fingerprint": "0"}))
     assert benchmark.main(["compare", str(runs / "true-0"), str(again)]) == []
     printed = capsys.readouterr().out
     assert compare.NO_DIFFERENCES in printed and "**" not in printed
+
+
+def test_a_flipped_bit_is_noticed(runs, tmp_path):
+    run = shutil.copytree(runs / "true-0", tmp_path / "run")
+    known = compare.read(run / "metrics.json")
+    for name in ("metrics.json", "average_precision.npz"):
+        sound = (run / name).read_bytes()
+        for at in range(0, len(sound), len(sound) // 200):
+            (run / name).write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1:])
+            try:
+                found = compare.read(run / "metrics.json")
+            except InputError:
+                continue
+            assert (found.final, found.settings, found.fingerprint) == (known.final, known.settings, known.fingerprint)
+            assert found.precision.keys() == known.precision.keys(), f"{name}, byte {at}"
+            for figure, values in known.precision.items():
+                np.testing.assert_array_equal(found.precision[figure], values, err_msg=f"{name}, byte {at}")
+        (run / name).write_bytes(sound)
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, capsys):
@@ -116,4 +136,4 @@ def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, capsys):
     (other / "average_precision.npz").write_bytes(b"PK\x03\x04 no zip")
     assert "not the average precision" in refused(capsys, runs / "true-0", other)
     (other / "metrics.json").write_text('{"final": []}')
-    assert "not the results of a run" in refused(capsys, runs / "true-0", other)
+    assert "expected the metrics of a finished run" in refused(capsys, runs / "true-0", other)

@@ -121,7 +121,7 @@ def test_a_model_comes_back_from_a_folder_and_goes_to_the_hub(path, tmp_path, mo
 def test_the_card_has_the_figures_of_the_run(path, tmp_path):
     scores = {"map": 0.5, "map@50": 0.625}
     metrics = {"fingerprint": "0" * 64, "config": checkpoint.load(path)["config"], "dataset": "toy",
-               "sizes": {"query": 10, "retrieval": 1000},
+               "environment": {}, "sizes": {"train": 9, "query": 10, "retrieval": 1000},
                "final": {str(bits): {"unpaired": {"i2t": scores, "t2i": scores}} for bits in LENGTHS}}
     file = tmp_path / "metrics.json"
     file.write_text(json.dumps(metrics))

@@ -19,6 +19,7 @@ import extract_features
 from extraction import captions, duplicates, flickr8k, mirflickr, nuswide
 from extraction.collection import Collection
 from extraction.encoders import square
+from extraction.folder import read_captions
 
 ROOT = Path(__file__).resolve().parents[1]
 Files = dict[str, str | bytes]
@@ -639,6 +640,19 @@ def test_further_rows_of_an_image_are_further_captions(folder, made):
     assert pairs(found) == {"a/1.jpg": (["one", "four"], ["x", "y"], 0), "b/1.jpg": (["two"], ["x"], 1),
                             "c/1.jpg": (["three"], ["y"], 2), "d/1.jpg": (["five"], ["x"], 3)}
     assert made(*folder, "--captions", "first").attributes["captions"] == "first"
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl"])
+def test_a_caption_of_a_megabyte_in_a_table_of_thousands_is_cut_before_it_is_encoded(kind, tmp_path):
+    texts = ["word " * 200_000 if row == 7 else f"words {row}" for row in range(3000)]
+    table = tmp_path / f"captions.{kind}"
+    table.write_text("image,caption\n" + "".join(f"{row}.jpg,{text}\n" for row, text in enumerate(texts))
+                     if kind == "csv" else "".join(json.dumps({"image": f"{row}.jpg", "caption": text}) + "\n"
+                                                   for row, text in enumerate(texts)))
+    rows = read_captions(table)
+    kept, problems = captions.readable([row["captions"] for row in rows], [row["image"] for row in rows])
+    assert kept == [[text[:captions.LONGEST]] for text in texts]
+    assert problems == ["7.jpg: caption: 999,999 characters, of which the first 10,000 are taken"]
 
 
 def test_a_folder_takes_the_options_of_all_layouts(folder, made, tmp_path, capsys):

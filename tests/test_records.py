@@ -6,7 +6,10 @@ import subprocess
 import pytest
 
 from benchmarks import records
+from common.code_files import ROOT
 from common.errors import InputError
+
+RESULTS = ROOT / records.RESULTS
 
 
 def record(seed=0, bits=None, method="ours", dataset="toy", **more):
@@ -35,10 +38,31 @@ def test_records_are_read_back_sorted_each_training_once(tmp_path):
         *(("ours", None, settings, seed) for settings in ({"epoch": 5}, {}) for seed in (0, 2, 10))]
     assert all(each in some + other for each in back)
     before = paths[0].read_text()
-    assert list(json.loads(before.splitlines()[0])) == list(record())  # in the order of the format
+    assert list(json.loads(before.splitlines()[0])) == [*record(), "sha256"]  # in the order of the format
     records.write([record(2, settings={}, seconds=77)], tmp_path)
-    after = paths[0].read_text()
-    assert after != before and after.replace('"seconds": 77', '"seconds": 1') == before
+    changed = [[new, old] for new, old in zip(paths[0].read_text().splitlines(), before.splitlines()) if new != old]
+    assert [[json.loads(line)["seconds"] for line in lines] for lines in changed] == [[77, 1]]
+
+
+def test_a_record_that_was_edited_or_damaged_is_refused_until_it_is_written_anew(tmp_path):
+    path, = records.write([record(), record(1)], tmp_path)
+    sound = path.read_bytes()
+    for at in range(0, len(sound) - 1, 7):
+        path.write_bytes(sound[:at] + bytes([sound[at] ^ 1 << at % 8]) + sound[at + 1:])
+        with pytest.raises(InputError, match="ours.jsonl"):
+            records.read(path)
+    path.write_text(sound.decode().replace('"map": 0.5', '"map": 0.7', 1))
+    with pytest.raises(InputError, match="line 1: edited or damaged since it was written.*restore it, or make it again"):
+        records.read(path)
+    path.write_bytes(sound)
+    records.write([each | {"code": "e" * 64} for each in records.read(path)], tmp_path)
+    assert [each["code"] for each in records.read(path)] == ["e" * 64] * 2
+
+
+def test_the_records_of_the_documents_are_sealed():
+    lines = [line for path in RESULTS.glob("*/*.jsonl") for line in path.read_text("utf-8").splitlines()]
+    lines += [path.read_text("utf-8") for path in RESULTS.glob("*.json")]
+    assert len(lines) > 500 and all(json.loads(line)["sha256"] for line in lines)
 
 
 def changed(change):
@@ -108,7 +132,7 @@ def test_a_measurement_is_read_back_with_its_origin(tmp_path, monkeypatch):
     found = records.read_measurement(path)
     assert found["ratios"] == {"an epoch": 18.5} and found["commit"] == "c" * 40
     assert found["machine"]["gpu"] == "G" and found["machine"]["cpu"] and found["versions"]["torch"]
-    for old, new in (("18.5", "Infinity"), ("c" * 40, "c"), ('"machine"', '"mill"')):
+    for old, new in (("18.5", "Infinity"), ("18.5", "18.6"), ("c" * 40, "c"), ('"machine"', '"mill"')):
         path.write_text(path.read_text().replace(old, new))
         with pytest.raises(InputError, match="speed.json"):
             records.read_measurement(path)

@@ -298,7 +298,7 @@ def test_real_valued_fusion_and_no_captions(tmp_path):
 
 
 @pytest.mark.parametrize("content, message", [(None, "cannot read"), ("{", "not the metrics"),
-                                              ("{}", "not the metrics"), ("[1]", "not the metrics")])
+                                              ("{}", "missing required field"), ("[1]", "Expected `object`")])
 def test_a_missing_or_foreign_run_is_one_line(tmp_path, capsys, content, message):
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)

@@ -124,8 +124,9 @@ class Settings:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
-            found = json_text.parse(text) if path.suffix == ".json" else yaml.safe_load(text)
+            found = json_text.read(path) if path.suffix == ".json" else yaml.safe_load(path.read_text("utf-8"))
+        except InputError:
+            raise
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())
             raise InputError(f"{path}: cannot be read as settings: {reason}") from error

@@ -6,8 +6,12 @@ InputError for what is wrong. Of a sample that is a folder one file at a time is
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import io
 import json
+import tempfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -15,13 +19,20 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+import report
 import test_load_data
-from benchmarks import records
+from attack import service
+from benchmarks import compare, records
+from common import json_text
+from common.errors import InputError, one_line
+from exporting.card import read_metrics, render
 from extraction.encoders import upright
 from extraction.folder import read_captions
 from indexing.index import Index
 from load_data import load_dataset
+from ICMR import Config, Solver
 from model import HashModel
+from toy import write_toy
 from training import checkpoint
 
 
@@ -29,6 +40,7 @@ class Format(NamedTuple):
     samples: tuple[Callable[[Path], Path], ...]
     read: Callable[[Path], object]
     fragments: tuple[bytes, ...] = ()  # what is also inserted; %s becomes the path of a file that code would make
+    packages: tuple[str, ...] = ()  # that have to be installed
 
 
 def of_data(*kinds: str) -> tuple[Callable[[Path], Path], ...]:
@@ -83,8 +95,9 @@ def read_index(path: Path) -> None:
 def write_records(folder: Path) -> Path:
     some = sorted((Path(records.RESULTS) / "openmoji").glob("*.jsonl"))[0]
     (folder / "openmoji").mkdir()
-    return write_text(some.name, "\n".join(some.read_text(encoding="utf-8").splitlines()[:3]) + "\n",
-                      folder / "openmoji")
+    lines = map(json.loads, some.read_text(encoding="utf-8").splitlines()[:3])
+    return write_text(some.name, "".join(json.dumps(json_text.unsealed(line)) + "\n" for line in lines),
+                      folder / "openmoji")  # with their seals, all that is tried would be the seals
 
 
 def read_records(path: Path) -> None:
@@ -92,9 +105,47 @@ def read_records(path: Path) -> None:
     records.read(path.rename(path.parent.parent / "openmoji" / path.name) if path.parent.name != "openmoji" else path)
 
 
+@functools.cache
+def metrics() -> dict:
+    """Those of a short training."""
+    folder = Path(tempfile.mkdtemp())
+    solver = Solver(Config(dataset="toy", data_dir=str(write_toy(folder, pairs=60, queries=10) / "data"),
+                           results_dir=str(folder), checkpoint_dir=str(folder), hash_lens=[4], hidden=16,
+                           batch_size=16, epoch=1, device="cpu", quiet=True))
+    with contextlib.redirect_stdout(io.StringIO()):
+        solver.fit()
+    return {name: value for name, value in solver.results().items() if name != "average_precision"}
+
+
+def write_metrics(sealed: bool, folder: Path) -> Path:
+    return write_text("metrics.json", json.dumps(json_text.sealed(metrics()) if sealed else metrics()), folder)
+
+
+def read_metrics_everywhere(path: Path) -> None:
+    """All that reads the file; report.py, which draws for a second, one file in 32."""
+    (path.parent / "sound").mkdir(exist_ok=True)
+    write_metrics(True, path.parent / "sound")
+    trained = metrics() | {"epoch": 1, "scale": 10.0}
+    readers = [lambda: compare.main.__wrapped__([str(path), str(path.parent / "sound")]),
+               lambda: Config.parse(["--config", str(path)], "ICMR.py", ""),
+               lambda: render(HashModel(9, 5, [4], nested=True).settings, ["model.safetensors"], trained,
+                              read_metrics(path, trained, [4]))]
+    if zlib.crc32(path.read_bytes()) % 32 == 0:
+        readers.append(lambda: report.main.__wrapped__([str(path.parent)]))
+    refused = []
+    for read in readers:
+        try:
+            read()
+        except InputError as error:
+            refused.append(error)
+    if refused:
+        raise max(refused, key=lambda error: len(one_line(error)))
+
+
 CAPTIONS = [{"image": f"{row}.jpg", "caption": f"words {row}, and \"more\"", "label": "cat; dog"} for row in range(8)]
 CODE = (b"cposix\nsystem\n(S'touch %s'\ntR", b"cbuiltins\nexec\n(S'open(\"%s\", \"w\")'\ntR",
         b"\x8c\x05posix\x8c\x06system\x93\x8c\x04true\x85R", b"h\x00", b"\x85" * 64, b"(lp0\n")
+JSON = (b"[" * 5000, b"9" * 5000, b"NaN", b"null", b"{}")
 
 FORMATS: dict[str, Format] = {
     "pickle": Format(of_data("pickle protocol 2", "pickle protocol 4", "pickle protocol 5"), load_dataset, CODE),
@@ -109,10 +160,15 @@ FORMATS: dict[str, Format] = {
                         functools.partial(write_text, "x.jsonl", "".join(json.dumps(row) + "\n" for row in CAPTIONS))),
                        read_captions, (b"[" * 5000, b"9" * 5000, b'"', b"\xff", b"\0", b";;")),
     "pictures": Format(tuple(functools.partial(write_picture, name, **options) for name, options in (
-                           ("x.png", {}), ("x.jpg", {}), ("y.jpg", {"progressive": True}), ("x.gif", {}), ("x.webp", {}),
-                           ("x.bmp", {}), ("x.tiff", {"compression": "tiff_lzw"}),
+                           ("x.png", {}), ("x.jpg", {}), ("y.jpg", {"progressive": True}), ("x.gif", {}),
+                           ("x.webp", {}), ("x.bmp", {}), ("x.tiff", {"compression": "tiff_lzw"}),
                            ("y.tiff", {"compression": "jpeg"}))), upright),
     "checkpoint": Format((write_checkpoint,), read_checkpoint, CODE),
     "index": Format((write_index,), read_index, (*CODE, b"[" * 5000, b"9" * 5000, b"null", b"-1")),
-    "records": Format((write_records,), read_records, (b"[" * 5000, b"9" * 5000, b"NaN", b"null", b"{}")),
+    "records": Format((write_records,), read_records, JSON),
+    "metrics.json": Format((functools.partial(write_metrics, False), functools.partial(write_metrics, False),
+                            functools.partial(write_metrics, True)), read_metrics_everywhere, JSON),
+    "service requests": Format(tuple(functools.partial(service.write, number)
+                                     for number in range(len(service.REQUESTS))), service.ask, service.FRAGMENTS,
+                               service.PACKAGES),
 }
