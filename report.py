@@ -14,6 +14,7 @@ from jinja2 import TemplateError
 
 from common import json_text
 from common.errors import InputError, Parser, exit_on_bad_input
+from common.input_files import read_text
 from reporting.language import set_language
 from reporting.page import write_report
 
@@ -28,7 +29,7 @@ def main(argv: list[str] | None = None) -> Path:
         print(note, file=sys.stderr)
     path = options.run / "metrics.json"
     try:
-        results = json_text.parse(path.read_text(encoding="utf-8"))
+        results = json_text.parse(read_text(path))
         page = write_report(path.with_name("report.html"), results)
     except InputError:
         raise

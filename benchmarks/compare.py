@@ -31,6 +31,7 @@ from benchmarks.tables import spread
 from common import json_text
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
+from common.input_files import read_text
 from reporting.last_figures import DIRECTIONS, FILE
 
 FIGURES = {"map": "mAP@all", "map@50": "mAP@50", "map@radius2": "mAP, radius 2", "ndcg@50": "NDCG@50",
@@ -128,7 +129,7 @@ def read(path: Path) -> Run | None:
         InputError: the file can't be read, or is not one of ICMR.py or benchmark.py.
     """
     try:
-        found = json_text.parse(path.read_text(encoding="utf-8"))
+        found = json_text.parse(read_text(path))
         if "skipped" in found:
             return None
         if "config" in found:  # of ICMR.py; of a test, how the longest code was trained

@@ -9,6 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from common import json_text
 from common.errors import InputError
+from common.input_files import read_text
 from exporting.graphs import INPUTS
 
 TEMPLATE = Environment(loader=FileSystemLoader(Path(__file__).parent), trim_blocks=True, lstrip_blocks=True,
@@ -48,7 +49,7 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
         InputError: the file can't be read, or belongs to another training or lacks a code length.
     """
     try:
-        metrics = json_text.parse(path.read_text("utf-8"))
+        metrics = json_text.parse(read_text(path))
         for bits in lengths:
             scores(metrics["final"][str(bits)]["unpaired"])
         same = metrics["fingerprint"] == trained["fingerprint"] and all(

@@ -424,7 +424,7 @@ def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
     assert (unread.stderr.read(), unread.wait(60)) == ("", 128 + signal.SIGPIPE)
     with open("/dev/full", "w") as full:
         lost = end("print('line')", stdout=full)
-        assert (lost.stderr.read(), lost.wait(60)) == ("error: cannot write the output: the disk is full\n", 2)
+        assert (lost.stderr.read(), lost.wait(60)) == ("error: cannot write the output: No space left on device\n", 2)
     named = end("open('x' * 300)")
     assert re.fullmatch("error: x+…x+: File name too long\n", named.stderr.read()) and named.wait(60) == 2
     stopped = end("print('ready', flush=True); time.sleep(60)")

@@ -14,6 +14,7 @@ import yaml
 
 from common import json_text
 from common.errors import InputError, Parser
+from common.input_files import read_text
 
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", list: "whole numbers"}
 METAVARS = {bool: "true|false", int: "whole-number", float: "number", str: "name"}
@@ -124,7 +125,7 @@ class Settings:
         """
         path = Path(path)
         try:
-            text = path.read_text(encoding="utf-8")
+            text = read_text(path)
             found = json_text.parse(text) if path.suffix == ".json" else yaml.safe_load(text)
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             reason = getattr(error, "strerror", None) or " ".join(str(error).split())

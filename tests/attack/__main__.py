@@ -1,11 +1,12 @@
 """Attacks every reader with damaged files, kills what writes, and prints what came of it.
 
-    python -m tests.attack --count 100000 --kills 100 --seconds 3600
+    python -m tests.attack --count 100000 --kills 100 --lines 500 --disks 1000 --seconds 3600
 
 A child process damages a sample and reads it, again and again; this one watches it and starts another when it hangs or
 dies. Whatever isn't read or refused in one line is a failure, and its seed gives it again: --format NAME --first SEED
---count 1. With --kills operations are killed, too, and done again (kills.py); what isn't resumed is a failure. The exit
-status is 1 if there was one.
+--count 1. With --kills operations are killed, too, and done again (kills.py); what isn't resumed is a failure. With
+--lines wrong command lines are given (command_lines.py), with --disks scripts write where nothing can be written
+(full_disks.py). The exit status is 1 if there was a failure.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent.parent
 SOUND = ("read", "refused", "resumed")
 SECONDS = 20  # for one file
+SLOW = {"attack.command_lines": 300, "attack.full_disks": 300}  # seconds for a script, some are first done undisturbed
 STARTING = 120  # seconds for the imports
+PATHS = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+ENVIRONMENT = dict.fromkeys(SLOW, {"OMP_NUM_THREADS": "1", "NUMBA_NUM_THREADS": "1"})  # threads don't survive a fork
 
 
 class Outcome(collections.Counter):
@@ -46,14 +50,14 @@ class Outcome(collections.Counter):
 
 
 def attack(name: str, first: int, count: int, until: float, by: str = "attack.worker") -> Outcome:
-    """Read ``count`` damaged files of a format, seeds ``first`` and on, or fewer if the time is over; or ``by``
-    "attack.kills" kill an operation so many times.
+    """Read ``count`` damaged files of a format, seeds ``first`` and on, or fewer if the time is over; or let another
+    worker do as much: "attack.kills" of an operation, "attack.command_lines" or "attack.full_disks".
     """
     outcome, seed = Outcome(), first
     while seed < first + count and time.monotonic() < until:
         with tempfile.TemporaryDirectory() as folder:
             worker = subprocess.Popen([sys.executable, "-m", by, name, str(seed), str(first + count),
-                                       folder], cwd=ROOT, env=os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"},
+                                       folder], cwd=ROOT, env=os.environ | ENVIRONMENT.get(by, {}) | PATHS,
                                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
             said: queue.Queue[str | None] = queue.Queue()
             threading.Thread(target=lambda: [*map(said.put, worker.stdout), said.put(None)], daemon=True).start()
@@ -71,7 +75,7 @@ def attack(name: str, first: int, count: int, until: float, by: str = "attack.wo
                         seed += 1
                     break
                 outcome.note(*json.loads(line))
-                seed, patience = seed + 1, SECONDS
+                seed, patience = seed + 1, SLOW.get(by, SECONDS)
             worker.kill()
             worker.communicate()
     return outcome
@@ -87,6 +91,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--format", nargs="*", choices=list(FORMATS), default=list(FORMATS))
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--kills", type=int, default=0, help="of each operation (default: 0)")
+    parser.add_argument("--lines", type=int, default=0, help="command lines with wrong values (default: 0)")
+    parser.add_argument("--disks", type=int, default=0, help="full disks and closed outputs (default: 0)")
     options = parser.parse_args(argv)
     operations = []
     if options.kills:
@@ -94,13 +100,17 @@ def main(argv: list[str] | None = None) -> int:
 
         operations = list(OPERATIONS)
     started, outcomes = time.monotonic(), {}
-    for number, name in enumerate([*options.format, *operations], 1):
-        until = started + options.seconds * number / (len(options.format) + len(operations))
-        more = (options.kills, until, "attack.kills") if name in operations else (options.count, until)
-        outcomes[name] = attack(name, options.first, *more)
+    rounds = [*((name, options.count, "attack.worker") for name in options.format),
+              *((name, options.kills, "attack.kills") for name in operations),
+              *((name, count, f"attack.{name.replace(' ', '_')}")
+                for name, count in (("command lines", options.lines), ("full disks", options.disks)) if count)]
+    for number, (name, count, by) in enumerate(rounds, 1):
+        until = started + options.seconds * number / len(rounds)
+        outcomes[name] = attack(name, options.first, count, until, by)
     print("| format | tried | read | refused | failures |\n| --- | ---: | ---: | ---: | ---: |")
-    for name in options.format:
-        outcome = outcomes[name]
+    for name, outcome in outcomes.items():
+        if name in operations:
+            continue
         print(f"| {name} | {sum(outcome.values()):,} | {outcome['read']:,} | {outcome['refused']:,} | "
               f"{outcome.failures:,} |")
     if operations:
