@@ -94,7 +94,7 @@ class Undisturbed(NamedTuple):
         sizes = {after[0] for name, after in self.ran.after.items() if self.ran.before.get(name) != after}
         pages = sum(size // PAGE + 1 for size in sizes) + 4
         return [*(Way(kind, at) for kind in ("from", "once") for at in range(self.events)),
-                *(Way("size", at) for at in sorted({0, *(part for size in sizes for part in (size // 2, size - 1))} - {-1})),
+                *(Way("size", at) for at in sorted({part for size in sizes if size for part in (0, size // 2, size - 1)})),
                 *(Way("stream", at) for at in STREAMS),
                 *(Way("pages", at) for at in range(pages) if disk), *([Way("read-only")] if disk else [])]
 
