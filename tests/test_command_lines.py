@@ -69,6 +69,10 @@ def test_a_load_test_refuses_what_is_no_address_and_no_number(arguments, message
     assert message in refused(capsys, load_test.main, *arguments)
 
 
+def test_a_training_without_end_is_refused(tmp_path, capsys):
+    assert "expected a number from 1 to 1000000" in refused(capsys, ICMR.main, "--epoch", "9" * 30)
+
+
 def test_a_demonstration_refuses_a_device_before_it_writes(tmp_path, capsys):
     write_toy(tmp_path, 60, 10)
     assert "quantum" in refused(capsys, demo_progressive_vs_original.main, "--dataset", "toy", "--data_dir",

@@ -273,6 +273,16 @@ def test_the_python_that_the_user_names_is_used_or_refused(machine):
     assert not (machine.code / ".venv").exists()
 
 
+def test_arguments_reach_the_program_as_they_are(machine):
+    python = machine.python("conda", PINS)
+    python.write_text(python.read_text().replace('echo "$0 runs $*"', """printf '%s\\0' "$@\""""))
+    odd = ["", "a b", "*", "$(touch made)", "a\nb", "'", '"', "-", "--", "--run_name=x  y", "x" * 5000, "--data_dir"]
+    done = machine.run("test-flickr.sh", "--dataset", "openmoji", *odd)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\0")[5:-1] == ["--dataset", "openmoji", *odd]  # after the data set and the task
+    assert not (machine.code / "made").exists()
+
+
 def test_an_old_python_gives_way_to_a_newer_one_by_name(machine):
     machine.python("system", PINS).write_text(f"#!{shutil.which('bash')}\nexit 1\n")  # what an old one answers
     message = one_line(machine.run("test-flickr.sh"))
