@@ -30,6 +30,7 @@ from load_data import load_dataset
 from reporting import language, plots
 from reporting.language import tr
 from reporting.plots import DIRECTIONS
+from training.device import choose_device
 
 NAME = "demo_progressive_vs_original"
 DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "100", "--eval_every", "2"]
@@ -48,6 +49,7 @@ def train_all(settings: list[str], seeds: list[int]) -> dict[str, list[dict]]:
             raise InputError(f"--{name}: this script chooses it; leave it out (seeds are given with --seeds)")
     for seed in seeds:
         ICMR.Config(**{**vars(base), "seed": seed}).check()
+    choose_device(base.device, mps=True)  # a wrong one is found before anything is written
     dataset = load_dataset(base.dataset, base.data_dir)
     dataset.require_labels("this comparison is of mAP")
     runs: dict[str, list[dict]] = {kind: [] for kind in KINDS}

@@ -25,6 +25,7 @@ import torch
 from benchmarks.sources import debian, glyphs, icons, views, wikipedia
 from common.atomic_files import check_writable
 from common.errors import InputError, Parser, exit_on_bad_input
+from common.input_files import require_file
 from load_data import Dataset, Split, load_dataset
 from pairs.rows import SPLITS
 
@@ -196,6 +197,11 @@ def make(name: str, archive: Path | None, data_dir: Path) -> None:
     if recipe.make is None:
         raise InputError(f"{name}: comes with the code; python extract_features.py {name} makes it again from its "
                          f"source")
+    if archive is not None:
+        try:
+            require_file(archive)
+        except OSError as error:
+            raise InputError(f"--archive {archive}: {error.strerror}; needed is {recipe.needs}") from None
     out = data_dir / recipe.file
     check_writable(out.parent, "data_dir")
     torch.set_num_threads(1)  # the last digits of what encoders give depend on the number

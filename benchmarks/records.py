@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from common import json_text
+from common import input_files, json_text
 from common.atomic_files import write_atomically
 from common.code_files import ROOT, digest, follow, in_project
 from common.errors import InputError
@@ -207,7 +207,7 @@ def read_measurement(path: str | Path) -> dict:
 def read_text(path: Path, expected: str) -> str:
     """The text of a file in UTF-8. Raises InputError, which says what was ``expected``, if it can't be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        return input_files.read_text(path)
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: can't be read ({getattr(error, 'strerror', None) or error}); expected {expected}") \
             from None

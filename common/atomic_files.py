@@ -56,7 +56,8 @@ def written(path: str | os.PathLike, write: Callable[[Any], None], mode: str = "
             os.replace(temporary, path)
         temporary = None
     except (OSError, RuntimeError) as error:  # torch's zip writer reports a full disk as a RuntimeError
-        reason = getattr(error, "strerror", None) or error.__cause__ or error
+        refusal = error.__cause__ or error.__context__ or error
+        reason = getattr(error, "strerror", None) or getattr(refusal, "strerror", None) or refusal
         kept = "the file that was there is unchanged" if path.exists() else "nothing was written"
         raise InputError(f"{path}: cannot write: {reason}; {kept}") from error
     finally:

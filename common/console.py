@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import textwrap
 import warnings
@@ -38,7 +39,8 @@ class Log:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         _log.reset(self.entered.pop())
         if isinstance(error, InputError) and not self.entered:
-            self.add(wrapped(f"error: {error}"))
+            with contextlib.suppress(InputError):  # what went wrong first is what is said
+                self.add(wrapped(f"error: {error}"))
 
     def keep_in(self, path: Path) -> None:
         """Write the lines to the end of this file from now on, and those that wait."""
@@ -47,12 +49,15 @@ class Log:
         self.add(waiting)
 
     def add(self, lines: list[str]) -> None:
-        """Keep lines."""
+        """Keep lines. Raises InputError if the file can't be written."""
         if self.path is None:
             self.waiting += lines
         elif lines:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.writelines(line + "\n" for line in lines)
+            try:
+                with open(self.path, "a", encoding="utf-8") as file:
+                    file.writelines(line + "\n" for line in lines)
+            except OSError as error:
+                raise InputError(f"{self.path}: cannot write: {error.strerror}") from error
 
 
 def wrapped(line: str) -> list[str]:

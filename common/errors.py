@@ -9,11 +9,12 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable, Iterable
-from typing import NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import NoReturn, TextIO
 
 
 MESSAGE = 400  # characters
+UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk says that takes no more
 
 
 class InputError(ValueError):
@@ -38,43 +39,63 @@ def one_line(message: object) -> str:
 
 
 class Parser(argparse.ArgumentParser):
-    """An argument parser whose complaints are bad input like any other: one line, without the usage text."""
+    """An argument parser whose complaints are bad input like any other: one line, without the usage text.
+
+    It takes no argument that can't be written down as text, and no ``--option=--``, where Python 3.11 sees no value.
+    """
+
+    def parse_known_args(self, args: Sequence[str] | None = None, namespace: object = None) -> tuple:
+        for argument in (args := sys.argv[1:] if args is None else args):
+            if not _is_text(argument):
+                self.error(f"{argument!r}: not valid text; expected UTF-8 without NUL characters")
+            if argument.startswith("-") and argument.partition("=")[2] == "--":
+                self.error(f"{argument}: expected a value")
+        return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
+
+
+def _is_text(argument: str) -> bool:
+    """Whether an argument can be part of a file in UTF-8, and of a file's name."""
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return "\0" not in argument
 
 
 def exit_on_bad_input(main: Callable[..., object]) -> Callable[..., object]:
     """Let a script's ``main`` end with one line on standard error and status 2 on an :class:`InputError`.
 
     It does not show a traceback either after Ctrl-C (status 130), when nobody reads its output any more (141), when
-    the disk has no space for its output (2), or when the system refuses a file (2).
+    its output can't be written (2), or when the system refuses a file (2).
     """
 
     @functools.wraps(main)
     def wrapper(*args, **kwargs):
+        _open_closed_streams()
         for stream in (sys.stdout, sys.stderr):
             if hasattr(stream, "reconfigure"):
                 stream.reconfigure(errors="replace")  # a terminal that cannot show a character shows another
         try:
             result = main(*args, **kwargs)
-            if sys.stdout is not None:  # None if standard output is closed, as by >&-
-                sys.stdout.flush()  # now, so that what can't be written is handled below
+            sys.stdout.flush()  # now, so that what can't be written is handled below
             return result
         except InputError as error:
             _complain(f"error: {one_line(error)}")
             raise SystemExit(2) from None
         except BrokenPipeError:  # whoever read the output has gone, as in  | head -1
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+            _discard(sys.stdout)
             raise SystemExit(128 + 13) from None  # SIGPIPE, which Windows lacks
         except OSError as error:
             if error.filename is not None:  # a name that is too long, a folder that may not be entered
                 _complain(f"error: {one_line(error.filename)}: {error.strerror}")
                 raise SystemExit(2) from None
-            if error.errno != errno.ENOSPC:
+            if error.errno not in UNWRITTEN:
                 raise
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _complain("error: cannot write the output: the disk is full")
+            _discard(sys.stdout)
+            _complain(f"error: cannot write the output: {error.strerror}")
             raise SystemExit(2) from None
         except KeyboardInterrupt:
             _complain("Stopped.")
@@ -88,4 +109,21 @@ def _complain(line: str) -> None:
     try:
         print(line, file=sys.stderr, flush=True)
     except OSError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())  # Python flushes it once more at its end
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    """Let what a stream still holds, which Python flushes once more at its end, go nowhere."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Let the streams that are closed, as standard output is by ``>&-``, take what is printed and drop it.
+
+    The next file that is opened would be given the number of the closed one, and hold what libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = os.open(os.devnull, os.O_RDWR)  # has the smallest number that is free: in this order, its own
+            os.set_inheritable(nowhere, True)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))

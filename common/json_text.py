@@ -11,6 +11,7 @@ import json
 from pathlib import Path
 
 from common.errors import InputError
+from common.input_files import read_text
 
 SEAL = "sha256"
 
@@ -30,7 +31,7 @@ def read(path: Path) -> object:
         OSError: it can't be read; ValueError: it isn't JSON in UTF-8; InputError: it isn't what was sealed.
     """
     try:
-        return unsealed(parse(path.read_text(encoding="utf-8")))
+        return unsealed(parse(read_text(path)))
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
 

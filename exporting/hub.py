@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 from common.packages import optional
@@ -15,7 +16,7 @@ from indexing.encoding import load_model
 from model import HashModel
 
 with optional("requirements-export.txt"):
-    import safetensors.torch  # noqa: F401 (the mixin does without it, and then saves nothing)
+    import safetensors.torch  # the mixin does without it, and then saves nothing
     from huggingface_hub import ModelCard, PyTorchModelHubMixin
 
 
@@ -38,6 +39,13 @@ class HubHashModel(HashModel, PyTorchModelHubMixin):
         model.load_state_dict(trained.state_dict())
         model.about = {"trained": content, **about}
         return model.eval()
+
+    def save_pretrained(self, *arguments, **options) -> str | None:
+        """Save the model to a folder. Raises OSError if the disk refuses it."""
+        try:
+            return super().save_pretrained(*arguments, **options)
+        except safetensors.SafetensorError as error:  # its word for a full disk
+            raise OSError(errno.EIO, str(error)) from error
 
     def generate_model_card(self, **more) -> ModelCard:
         """The README.md that is saved with the model."""

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from common import json_text
 from common.errors import InputError
+from common.input_files import require_file
 from extraction.captions import CHOICES, HELP
 from extraction.collection import Collection
 from extraction.download import File, Pictures
@@ -67,6 +68,7 @@ def read_captions(path: Path) -> list[dict]:
     first_lines: dict[str, int] = {}
     labelled = None
     try:
+        require_file(path)
         with path.open(encoding="utf-8-sig", newline="") as file:
             for number, fields in readers[path.suffix.lower()](file):
                 where = f"{path}: line {number}"

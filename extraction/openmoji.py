@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from common import json_text
 from common.errors import InputError
+from common.input_files import require_file
 from extraction import splits
 from extraction.collection import Collection
 from extraction.encoders import IMAGE_SIZE, optional
@@ -81,6 +82,7 @@ def read_package(package: Path) -> tuple[list[dict], list[bytes]]:
             paths += (package / "color/svg").glob("*.svg")
             files = {path.relative_to(package).as_posix(): path.read_bytes() for path in paths}
         else:
+            require_file(package)
             with tarfile.open(package) as archive:
                 files = {match[1]: archive.extractfile(member).read() for member in archive
                          if member.isfile() and (match := wanted.fullmatch(member.name))}

@@ -21,6 +21,7 @@ from typing import NamedTuple
 import numpy as np
 
 from common.errors import InputError, listing
+from common.input_files import read_text
 from extraction.collection import Collection, Lists
 
 FILE_NAMES = {"query": ("query", "test"), "retrieval": ("retrieval", "database"), "train": ("train",)}
@@ -191,7 +192,7 @@ def read_lists(path: Path) -> Lists:
 
 def _read_list(path: Path) -> list[str]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        lines = read_text(path, "utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(f"--split {path}: can't be read ({error.strerror}); expected random, official, a text or a "
                          f"folder") from None

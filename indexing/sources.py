@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from common.errors import InputError
+from common.input_files import read_text, require_file
 from extraction import encoders
 from indexing.index import Index
 
@@ -72,6 +73,7 @@ def items_of_files(image: Path | None, text: Path | None) -> Items:
 def read_array(path: Path) -> np.ndarray:
     """A .npy file, memory-mapped; no code from it is run. Raises InputError if it isn't one of numbers."""
     try:
+        require_file(path)
         with open(path, "rb") as file:
             if file.read(6) != np.lib.format.MAGIC_PREFIX:  # np.load reads other formats, too
                 raise ValueError
@@ -84,7 +86,7 @@ def read_array(path: Path) -> np.ndarray:
 def read_lines(path: Path) -> np.ndarray:
     """The lines of a UTF-8 text file, an array of str. Raises InputError if it can't be read."""
     try:
-        return np.array(path.read_text("utf-8-sig").removesuffix("\n").split("\n"), dtype=object)
+        return np.array(read_text(path, "utf-8-sig").removesuffix("\n").split("\n"), dtype=object)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read as UTF-8 text ({reason})") from None

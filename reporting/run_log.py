@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import threading
+from collections.abc import Callable, Iterator
 
 from common.errors import InputError
 
@@ -21,7 +25,7 @@ class TensorBoardLog:
             ones.
 
     Raises:
-        InputError: the package tensorboard is missing.
+        InputError: the package tensorboard is missing, or the folder can't be written.
     """
 
     def __init__(self, folder: str | os.PathLike, purge_epoch: int = 1):
@@ -29,10 +33,13 @@ class TensorBoardLog:
             from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to load
         except ImportError as error:
             raise InputError(f"--tensorboard true: {error}; pip install tensorboard, or leave it out") from None
-        self.writer = SummaryWriter(os.fspath(folder), purge_step=purge_epoch)
+        threading.excepthook = functools.partial(_of_other_threads, threading.excepthook)
+        self.folder = folder
+        with self.refused():
+            self.writer = SummaryWriter(os.fspath(folder), purge_step=purge_epoch)
 
     def write(self, log_entry: dict, evaluation: dict | None = None) -> None:
-        """Write what ``metrics.json`` will hold of an epoch, and flush it to the file.
+        """Write what ``metrics.json`` will hold of an epoch, and flush it to the file. Raises InputError if it can't.
 
         Args:
             log_entry: of ``"epochs"``: its number as ``"epoch"``, and a value for each name.
@@ -43,6 +50,22 @@ class TensorBoardLog:
             if bits != "epoch":
                 values |= {f"{bits}/{protocol}/{direction}/{measure}": value for protocol in PROTOCOLS
                            for direction, found in result.get(protocol, {}).items() for measure, value in found.items()}
-        for tag, value in values.items():
-            self.writer.add_scalar(tag, value, log_entry["epoch"])
-        self.writer.flush()
+        with self.refused():
+            for tag, value in values.items():
+                self.writer.add_scalar(tag, value, log_entry["epoch"])
+            self.writer.flush()
+
+    @contextlib.contextmanager
+    def refused(self) -> Iterator[None]:
+        """Say that the folder can't be written, if it can't."""
+        try:
+            yield
+        except OSError as error:
+            raise InputError(f"{self.folder}: cannot write the TensorBoard events: {error.strerror or error}; make "
+                             f"room, or leave out --tensorboard") from error
+
+
+def _of_other_threads(plain: Callable, about: threading.ExceptHookArgs) -> None:
+    """Say nothing of TensorBoard's thread that ends because its file can't be written, which ``write`` says."""
+    if not (issubclass(about.exc_type, OSError) and type(about.thread).__module__.startswith("tensorboard.")):
+        plain(about)

@@ -26,6 +26,7 @@ from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 
 DIFFERENT = 512  # queries that are asked in turn
+MAX_CLIENTS, MAX_SECONDS = 10_000, 86_400
 WORDS = ("red", "smiling", "old", "cat", "woman", "flag", "heart", "car", "tree", "rain", "house", "music", "hand",
          "food", "clock", "arrow")
 
@@ -95,6 +96,17 @@ def make_requests(url: str, kind: str, topk: int) -> list[bytes]:
             % (address.netloc.encode(), len(body), body) for body in bodies]
 
 
+def address_of(url: str) -> tuple[str, int]:
+    """The host and the port of a service. Raises InputError."""
+    try:
+        parts = urlsplit(url)
+        if parts.scheme == "http" and parts.hostname and url.isascii() and url.isprintable() and " " not in url:
+            return parts.hostname, parts.port or 80
+    except ValueError:  # such as a port that is no number
+        pass
+    raise InputError(f"--url {url}: expected http://HOST:PORT")
+
+
 @exit_on_bad_input
 def main(argv: list[str] | None = None) -> None:
     parser = Parser(prog="python -m serving.load_test", description=__doc__,
@@ -106,8 +118,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--topk", type=int, default=10)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the figures, too")
     options = parser.parse_args(argv)
+    for name, most in (("clients", MAX_CLIENTS), ("seconds", MAX_SECONDS)):
+        if not 0 < (value := getattr(options, name)) <= most:
+            raise InputError(f"--{name} {value}: expected a number above 0, up to {most:,}")
     url, loads = options.url.rstrip("/"), []
-    host, port = urlsplit(url).hostname, urlsplit(url).port or 80
+    host, port = address_of(url)
     for kind in options.queries:
         try:
             requests = itertools.cycle(make_requests(url, kind, options.topk))

@@ -273,6 +273,16 @@ def test_the_python_that_the_user_names_is_used_or_refused(machine):
     assert not (machine.code / ".venv").exists()
 
 
+def test_arguments_reach_the_program_as_they_are(machine):
+    python = machine.python("conda", PINS)
+    python.write_text(python.read_text().replace('echo "$0 runs $*"', """printf '%s\\0' "$@\""""))
+    odd = ["", "a b", "*", "$(touch made)", "a\nb", "'", '"', "-", "--", "--run_name=x  y", "x" * 5000, "--data_dir"]
+    done = machine.run("test-flickr.sh", "--dataset", "openmoji", *odd)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.split("\0")[5:-1] == ["--dataset", "openmoji", *odd]  # after the data set and the task
+    assert not (machine.code / "made").exists()
+
+
 def test_an_old_python_gives_way_to_a_newer_one_by_name(machine):
     machine.python("system", PINS).write_text(f"#!{shutil.which('bash')}\nexit 1\n")  # what an old one answers
     message = one_line(machine.run("test-flickr.sh"))
@@ -424,7 +434,7 @@ def test_output_that_nobody_reads_and_ctrl_c_end_without_a_traceback():
     assert (unread.stderr.read(), unread.wait(60)) == ("", 128 + signal.SIGPIPE)
     with open("/dev/full", "w") as full:
         lost = end("print('line')", stdout=full)
-        assert (lost.stderr.read(), lost.wait(60)) == ("error: cannot write the output: the disk is full\n", 2)
+        assert (lost.stderr.read(), lost.wait(60)) == ("error: cannot write the output: No space left on device\n", 2)
     named = end("open('x' * 300)")
     assert re.fullmatch("error: x+…x+: File name too long\n", named.stderr.read()) and named.wait(60) == 2
     stopped = end("print('ready', flush=True); time.sleep(60)")

@@ -868,7 +868,7 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
         "--images: the pictures are for the page": ["query", "--item", "0", "--images", "."],
         "expected numbers, (1 or more rows, 5)": ["query", "--features", "narrow.npy"],
         "--text: empty": ["query", "--text", " "],
-        "--text: not valid text": ["query", "--text", "\udcff"],
+        "'\\udcff': not valid text": ["query", "--text", "\udcff"],
         "--encoders: only for --text or --image": ["query", "--item", "0", "--clip", "folder"],
         "made by installed packages": ["query", "--text", "a cat", "--clip", "folder"],
         "nothing to index": ["add"],

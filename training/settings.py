@@ -14,6 +14,7 @@ import yaml
 
 from common import json_text
 from common.errors import InputError, Parser
+from common.input_files import read_text
 
 TYPES = {bool: "true or false", int: "a whole number", float: "a number", str: "a name", list: "whole numbers"}
 METAVARS = {bool: "true|false", int: "whole-number", float: "number", str: "name"}
@@ -124,7 +125,7 @@ class Settings:
         """
         path = Path(path)
         try:
-            found = json_text.read(path) if path.suffix == ".json" else yaml.safe_load(path.read_text("utf-8"))
+            found = json_text.read(path) if path.suffix == ".json" else yaml.safe_load(read_text(path))
         except InputError:
             raise
         except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
