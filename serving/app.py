@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 import swagger_ui_bundle
 from starlette.applications import Starlette
+from starlette.convertors import IntegerConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
@@ -40,6 +41,13 @@ HEADERS = {
                                "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
 DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
+
+
+class _Id(IntegerConvertor):
+    regex = "[0-9]{1,19}"  # Starlette's own takes any number of digits, of which Python refuses to make a number
+
+
+register_url_convertor("id", _Id())
 
 
 class Service:
@@ -187,8 +195,8 @@ def make(live: LiveIndex, images: Path | None = None) -> ASGIApp:
 
     routes = [
         Route("/search", service.search, methods=["GET", "POST"]), Route("/values", service.values),
-        Route("/items", service.items), Route("/items/{item:int}", service.item),
-        Route("/items/{item:int}/image", service.image), Route("/health", service.health),
+        Route("/items", service.items), Route("/items/{item:id}", service.item),
+        Route("/items/{item:id}/image", service.image), Route("/health", service.health),
         Route("/openapi.json", service.description), Route("/", _file("index.html", HEADERS)),
         Route("/docs", _file("docs.html", {**HEADERS, "Content-Security-Policy": DOCS_POLICY})),
         Mount("/page", StaticFiles(directory=PAGE)),

@@ -268,7 +268,8 @@ def test_bad_requests_are_refused_in_a_sentence_and_the_service_goes_on(client, 
     ("/search?item=2&filter=kind", 400),
     ("/search?item=2&filter=[1]", 400), ("/search?item=2&colour=red", 400), ("/search?features=[1]", 400),
     ("/items?limit=x", 400), ("/items?offset=99999999999999999999", 400), ("/items/3", 404), ("/items/x", 404),
-    ("/items/99999999999999999999999", 404), ("/items/2/image", 404), ("/nowhere", 404),
+    ("/items/99999999999999999999999", 404), ("/items/9999999999999999999", 404), (f"/items/{'9' * 5000}", 404),
+    (f"/items/{'9' * 5000}/image", 404), ("/items/2/image", 404), ("/nowhere", 404),
     ("/page/../server.py", 404), ("/page/%2e%2e/server.py", 404), ("/page//etc/passwd", 404), ("/page/%00", 404)])
 def test_bad_addresses_are_refused(client, path, status):
     answer = client.get(path)
