@@ -233,7 +233,9 @@ def harmed(undisturbed: Undisturbed, ran: Ran, work: Path) -> Iterator[str]:
         if parts[-1] in LOGS or "building" in parts or EVENTS in name \
                 or any(part.endswith(".partial") for part in parts) and not parts[-1].startswith("."):
             continue
-        if parts[-1].startswith(".") and parts[-1] != ".lock" or name.endswith(".tmp"):
+        if parts[-1] == ".lock":
+            continue
+        if parts[-1].startswith(".") or name.endswith(".tmp"):
             yield f"{name} is left"
         elif not sound(work / name):
             yield f"{name} is {'harmed' if name in ran.before else 'incomplete'}"
