@@ -27,7 +27,7 @@ import torch
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input, listing
 from formats.arrays import library_errors, wrap
-from formats.hdf5 import fixed_length_text
+from formats.hdf5 import fixed_length_text, new_hdf5
 from formats.reading import READERS
 from pairs.labels import unify_labels
 from pairs.layouts import read_files, read_pickles, read_tables, split_pickles
@@ -259,7 +259,7 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
     parts = [dataset.retrieval, dataset.query] + [dataset.train] * (offset is None)
     starts = np.cumsum([0, *map(len, parts)])
     first = {"train": starts[2] if offset is None else offset, "query": starts[1], "retrieval": 0}
-    with h5py.File(target, "w") as file:
+    with new_hdf5(target) as file:
         file.attrs.update(attributes(dataset))
         for key in FIELDS if dataset.num_classes else FIELDS[:2]:
             _write_joined(file, key, [getattr(part, key).numpy() for part in parts])

@@ -86,7 +86,14 @@ class DuckDB:
     def __init__(self, place: str):
         with optional(REQUIREMENTS):
             import duckdb
-        self.connection = duckdb.connect(str(Path(place.partition(":")[2]).absolute()))
+        path = Path(place.partition(":")[2]).absolute()
+        new = not path.exists()
+        try:
+            self.connection = duckdb.connect(str(path))
+        except duckdb.Error:
+            if new:
+                path.unlink(missing_ok=True)  # what has been begun could not be opened again
+            raise
         self.execute, self.close = self.connection.execute, self.connection.close
 
     @contextlib.contextmanager

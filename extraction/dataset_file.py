@@ -24,6 +24,7 @@ from extraction import captions as of_captions, chunks, encoders as known
 from extraction.collection import Collection
 from extraction.download import Pictures
 from extraction.encoders.pictures import MAX_PIXELS
+from formats.hdf5 import new_hdf5
 
 MAX_FOLDERS = 16  # of pictures, that a file names
 # What a row is called in messages: the first of these columns that there is.
@@ -236,7 +237,7 @@ def _summary(path: Path, rows: Rows) -> str:
 def _write(files: list[Path], encoder: int, rows: Rows, attributes: dict[str, str], target: IO[bytes]) -> None:
     counts = np.array(list(map(len, rows.captions)))
     texts = list(itertools.chain.from_iterable(rows.captions))
-    with h5py.File(target, "w") as file:
+    with new_hdf5(target) as file:
         file.attrs.update(attributes)
         _write_features(file, "image", len(counts), (chunks.read(each).features[encoder][0] for each in files))
         _write_features(file, "text", len(texts), (chunks.read(each).features[encoder][1] for each in files))

@@ -1,11 +1,16 @@
-"""The arrays of an HDF5 file, which is also what MATLAB's format 7.3 is, and text as HDF5 should store it."""
+"""The arrays of an HDF5 file, which is also what MATLAB's format 7.3 is; and new HDF5 files, with text as HDF5 should
+store it.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import io
 import math
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Iterator
+from typing import IO
 
 import h5py
 import numpy as np
@@ -70,3 +75,61 @@ def fixed_length_text(column: np.ndarray | list[str]) -> np.ndarray:
     """A column of strings as UTF-8 of one length: HDF5 can hang on a damaged heap of strings of many lengths."""
     encoded = np.char.encode(column, "utf-8")
     return encoded.astype(h5py.string_dtype("utf-8", max(1, encoded.dtype.itemsize)))
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def new_hdf5(target: IO[bytes]) -> Iterator[h5py.File]:
+    """A new HDF5 file that is written into a file. Raises OSError, at the end, if the disk refuses it."""
+    disk = _Disk(target)
+    try:
+        with h5py.File(disk, "w") as file:
+            yield file
+    finally:
+        if disk.refusal is not None:
+            raise disk.refusal from None
+
+
+class _Disk(io.RawIOBase):
+    """A file that takes all that is written and keeps to itself if the disk refuses it: HDF5 would print a traceback
+    for each array that it then closes, and crash in the end.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file, self.refusal = file, None
+        self.position = self.size = 0
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        self.position = offset + (self.size if whence == os.SEEK_END else 0)
+        return self.position
+
+    def tell(self) -> int:
+        return self.position
+
+    def write(self, content: bytes) -> int:
+        self._try(self.file.write, content)
+        self.position += len(content)
+        self.size = max(self.size, self.position)
+        return len(content)
+
+    def readinto(self, buffer: bytearray) -> int:
+        return self._try(self.file.readinto, buffer) or 0
+
+    def truncate(self, size: int) -> int:
+        self._try(self.file.truncate, size)
+        self.size = size
+        return size
+
+    def flush(self) -> None:
+        self._try(self.file.flush)
+
+    def _try(self, act: Callable, *arguments: object) -> object:
+        if self.refusal is None:
+            try:
+                self.file.seek(self.position)
+                return act(*arguments)
+            except OSError as error:
+                self.refusal = error
+        return None

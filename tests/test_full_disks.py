@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import functools
+import gc
 import resource
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -20,6 +22,7 @@ from attack.__main__ import attack
 from common.atomic_files import write_atomically
 from common.console import Log, say
 from common.errors import InputError
+from formats.hdf5 import new_hdf5
 from model import HashModel
 from reporting.run_log import TensorBoardLog
 
@@ -84,6 +87,19 @@ def test_a_checkpoint_that_is_refused_says_why(tmp_path):
         write_atomically(tmp_path / "x.pth", lambda file: torch.save({"weights": torch.zeros(3000)}, file))
 
 
+@pytest.mark.parametrize("room", [0, 500, 3000])
+def test_an_hdf5_file_that_is_refused_prints_nothing(room, tmp_path, capfd):
+    def write(target) -> None:
+        with new_hdf5(target) as file:
+            for number in range(20):
+                file.create_dataset(f"array {number}", data=np.arange(1000.0), chunks=(100,), compression=9)
+
+    with full_disk(room), pytest.raises(InputError, match="x.h5: cannot write: File too large; nothing was written"):
+        write_atomically(tmp_path / "x.h5", write, "w+b")
+    gc.collect()  # HDF5 closes what is left
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_log_that_is_refused_is_named_and_what_went_wrong_first_is_said(tmp_path):
     log = Log()
     with log, full_disk():
@@ -107,6 +123,22 @@ def test_tensorboard_events_that_are_refused_end_in_one_line(tmp_path, capsys, m
         if type(thread).__module__.startswith("tensorboard."):
             thread.join(10)
     assert capsys.readouterr().err == ""
+
+
+def test_a_database_that_is_refused_is_not_begun(tmp_path):
+    duckdb = pytest.importorskip("duckdb")
+    from exporting.databases import opened
+
+    with full_disk(), pytest.raises(InputError, match="duckdb: .*; what the database had before is unchanged"):
+        with opened(f"duckdb:{tmp_path / 'new.db'}"):
+            pass
+    assert not (tmp_path / "new.db").exists()
+    duckdb.connect(str(tmp_path / "old.db")).close()
+    before = (tmp_path / "old.db").read_bytes()
+    with full_disk(), pytest.raises(InputError), opened(f"duckdb:{tmp_path / 'old.db'}") as database:
+        database.execute("CREATE TABLE items (id int)")
+        database.execute("CHECKPOINT")
+    assert (tmp_path / "old.db").read_bytes() == before
 
 
 def test_safetensors_that_are_refused_are_an_error_of_the_system(tmp_path):
