@@ -42,9 +42,9 @@ def full_disk(room: int = 0) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_a_disk_that_takes_no_more_harms_no_file():
-    outcome = attack("query,add,export,half", first=0, count=32, until=time.monotonic() + 150, by="attack.full_disks")
+    outcome = attack("query,add,export,half", first=0, count=20, until=time.monotonic() + 150, by="attack.full_disks")
     assert outcome.examples == {}
-    assert sum(outcome.values()) > 15, "too slow to test anything"
+    assert sum(outcome.values()) > 10, "too slow to test anything"
 
 
 def run(command: str, folder: Path, room: int | None = None) -> subprocess.CompletedProcess:

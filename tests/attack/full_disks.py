@@ -63,6 +63,7 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 EVENTS = "events.out.tfevents"  # of TensorBoard: their names have the time in them, and they grow
 LOGS = ("log.txt", "training.log")  # they grow line by line, and say what went wrong
 SESSION = ".ses"  # onnxruntime leaves it among the temporary files
+ENDS = {".html": b"</html>", ".svg": b"</svg>", ".pdf": b"%%EOF", ".png": b"IEND\xaeB`\x82", ".md": b"\n"}  # if whole
 SECONDS = 60  # for an operation
 
 
@@ -94,7 +95,7 @@ class Undisturbed(NamedTuple):
         sizes = {after[0] for name, after in self.ran.after.items() if self.ran.before.get(name) != after}
         pages = sum(size // PAGE + 1 for size in sizes) + 4
         return [*(Way(kind, at) for kind in ("from", "once") for at in range(self.events)),
-                *(Way("size", at) for at in sorted({part for size in sizes if size for part in (0, size // 2, size - 1)})),
+                *(Way("size", at) for at in sorted({at for size in sizes if size for at in (0, size // 2, size - 1)})),
                 *(Way("stream", at) for at in STREAMS),
                 *(Way("pages", at) for at in range(pages) if disk), *([Way("read-only")] if disk else [])]
 
@@ -192,11 +193,12 @@ def sound(path: Path) -> bool:
     """Whether a file that is never the same twice is whole."""
     import h5py
     import pyarrow.parquet
+    import scipy.io
     import torch
 
     checks: dict[str, Callable[[bytes], object]] = {
         ".json": json.loads, ".jsonl": lambda content: [*map(json.loads, content.splitlines())],
-        ".html": lambda content: content.rstrip().endswith(b"</html>") or 1 / 0,
+        **{suffix: functools.partial(require_end, end) for suffix, end in ENDS.items()},
         ".pth": lambda content: (torch.load(io.BytesIO(content), weights_only=True), zipfile.ZipFile(path).testzip()),
         ".replaced": lambda content: torch.load(io.BytesIO(content), weights_only=True),
         ".pt2": lambda content: zipfile.ZipFile(path).testzip(),
@@ -206,12 +208,16 @@ def sound(path: Path) -> bool:
             item, h5py.Dataset) and item[...] is None or None),
         ".db": lambda _content: read_database(path), ".wal": lambda _content: read_database(path.with_suffix("")),
         ".parquet": lambda content: pyarrow.parquet.read_table(io.BytesIO(content)),
-        ".mat": lambda content: __import__("scipy.io").io.loadmat(io.BytesIO(content)),
-        ".md": lambda content: content.endswith(b"\n") or 1 / 0}
+        ".mat": lambda content: scipy.io.loadmat(io.BytesIO(content))}
     try:
         return path.suffix in checks and (checks[path.suffix](path.read_bytes()), True)[1]
     except Exception:
         return False
+
+
+def require_end(end: bytes, content: bytes) -> None:
+    if not content.endswith((end, end + b"\n")):
+        raise ValueError
 
 
 def read_database(path: Path) -> None:
