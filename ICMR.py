@@ -31,6 +31,7 @@ from reporting.results import collect, publish
 from reporting.run_log import TensorBoardLog
 from reporting.terminal import epoch_line, summary
 from training import checkpoint, run_state
+from training.checkpoint_schema import MAX_SCALE
 from training.checks import check_data
 from training.cuda_graph import Replayed
 from training.device import choose_device, environment, exact_device, explanation
@@ -69,9 +70,9 @@ class Config(Settings):
         self.use_progressive_hash = True
         self.means("true: the scale grows over the training; false: hash_code = tanh(x)")
         self.scale_min = 1.0
-        self.means("scale in the first epoch", positive(up_to=1000))
+        self.means("scale in the first epoch", positive(up_to=MAX_SCALE))
         self.scale_max = 10.0
-        self.means("scale in the last epoch, and in every test", positive(up_to=1000),
+        self.means("scale in the last epoch, and in every test", positive(up_to=MAX_SCALE),
                    Rule(lambda value, config: value >= config.scale_min, "at least scale_min, which is {scale_min}"))
         self.scale_schedule = "linear"
         self.means("how the scale grows: " + ", ".join(SCHEDULES), one_of(*SCHEDULES))
@@ -306,7 +307,8 @@ class Solver:
         """Train to the last epoch, from the saved state with ``--resume``, and save the models."""
         if self.config.resume:
             outcome = self.config.outcome() | {"scale_min": self.scale_min, "scale_max": self.scale_max}
-            run_state.load(self.files.state, self.about(), outcome, self.run, self.model, self.optimizer)
+            run_state.load(self.files.state, self.about(), outcome, self.run, self.model, self.optimizer,
+                           bool(self.data.num_classes))
             self.replayed = Replayed(self.device)  # a record works on the tensors that were there before
             say(f"Resuming after {self.run.epoch} epochs and {self.run.step} steps, from {self.files.state}")
         if self.hashing and self.use_progressive_hash:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
@@ -30,7 +31,7 @@ def read_pickle(path: Path) -> dict[str, Array]:
     """
     with library_errors(str(path)), open(path, "rb") as file:
         try:
-            content = _ArrayUnpickler(_Bounded(file, path.stat().st_size)).load()
+            content = PlainUnpickler(Bounded(file, path.stat().st_size), _numpy_stand_ins(), "numpy arrays").load()
         except InputError as error:
             raise InputError(f"{path}: {error}") from None
         if not isinstance(content, dict):
@@ -40,7 +41,7 @@ def read_pickle(path: Path) -> dict[str, Array]:
         return wrap(str(path), content)
 
 
-class _Bounded:
+class Bounded:
     """A file that is never asked for more bytes than it has: Python would set aside room for all of them first."""
 
     def __init__(self, file: IO[bytes], size: int) -> None:
@@ -101,23 +102,27 @@ def _check_promises(path: Path, content: dict) -> None:
                                  f"{path.stat().st_size:,}; expected an array, or lists that hold each row once")
 
 
-class _ArrayUnpickler(pickle._Unpickler):
-    """Unpickles arrays, strings, numbers and plain containers.
+class PlainUnpickler(pickle._Unpickler):
+    """Unpickles strings, numbers, plain containers, and the arrays that stand-ins make.
 
     Not even the numpy classes that a pickle names are used: their ``__setstate__`` trusts its input down to memory
     offsets. Stand-ins for them rebuild each array from its bytes alone, without a copy.
+
+    Args:
+        stand_ins: for the functions and classes that a pickle may ask for, by their full names.
+        arrays: what these make, in words.
     """
 
-    def __init__(self, file: _Bounded) -> None:
+    def __init__(self, file: Bounded, stand_ins: Mapping[str, object], arrays: str) -> None:
         super().__init__(file, encoding="latin1")  # what Python 2's arrays need
-        self.file = file
-        self.stand_ins = _numpy_stand_ins()
+        self.file, self.stand_ins = file, stand_ins
+        self.expected = f"expected only {arrays}, numbers, strings, lists and dicts"
 
     def find_class(self, module: str, name: str) -> object:
         key = f"{module}.{name}".replace("numpy._core.", "numpy.core.", 1)
         if key not in self.stand_ins:
             raise InputError(f"refused: the pickle asks for {module}.{name}, and nothing in it was run; "
-                             "expected only numpy arrays, numbers, strings, lists and dicts")
+                             f"{self.expected}")
         return self.stand_ins[key]
 
     def fill_dict(self) -> None:
@@ -142,10 +147,12 @@ class _ArrayUnpickler(pickle._Unpickler):
 
     def build(self) -> None:
         state = self.stack.pop()
-        if not isinstance(self.stack[-1], (_PickledArray, _PickledDtype)):
-            raise InputError("refused: a state for something other than an array; expected only numpy arrays, numbers, "
-                             "strings, lists and dicts")
-        self.stack[-1].__setstate__(state)
+        self.set_state(self.stack[-1], state)
+
+    def set_state(self, made: object, state: object) -> None:
+        if not isinstance(made, (_PickledArray, _PickledDtype)):
+            raise InputError(f"refused: a state for something other than an array; {self.expected}")
+        made.__setstate__(state)
 
     def byte_array(self) -> None:
         size = int.from_bytes(self.read(8), "little")
@@ -156,7 +163,7 @@ class _ArrayUnpickler(pickle._Unpickler):
         self.append(room)
 
     def refuse(self) -> None:
-        raise InputError("refused: an object or a set; expected only numpy arrays, numbers, strings, lists and dicts")
+        raise InputError(f"refused: an object or a set; {self.expected}")
 
     dispatch = pickle._Unpickler.dispatch | {
         pickle.SETITEM[0]: set_item, pickle.SETITEMS[0]: fill_dict, pickle.DICT[0]: make_dict, pickle.BUILD[0]: build,

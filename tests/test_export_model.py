@@ -31,8 +31,9 @@ def path(tmp_path_factory):
         getattr(model, f"{side}_input").fit(torch.randn(50, model.settings[f"{side}_dim"]))
     model.calibrate([(torch.randn(50, 9), torch.randn(50, 5))])
     return checkpoint.save_model(tmp_path_factory.mktemp("export") / "toy_hash.pth", model, dataset="toy",
-                                 fingerprint="0" * 64, epoch=3, config={"seed": 0, "epoch": 3, "hidden": 16,
-                                                                        "nested": True})
+                                 fingerprint="0" * 64, epoch=3, config={
+                                     "seed": 0, "epoch": 3, "hidden": 16, "nested": True, "scale_min": 1.0,
+                                     "scale_max": 10.0})
 
 
 def codes_of(path, *modalities):
@@ -120,7 +121,7 @@ def test_a_model_comes_back_from_a_folder_and_goes_to_the_hub(path, tmp_path, mo
 
 def test_the_card_has_the_figures_of_the_run(path, tmp_path):
     scores = {"map": 0.5, "map@50": 0.625}
-    metrics = {"fingerprint": "0" * 64, "config": checkpoint.load(path)["config"], "dataset": "toy",
+    metrics = {"fingerprint": "0" * 64, "config": checkpoint.load_model(path)[1]["config"], "dataset": "toy",
                "environment": {}, "sizes": {"train": 9, "query": 10, "retrieval": 1000},
                "final": {str(bits): {"unpaired": {"i2t": scores, "t2i": scores}} for bits in LENGTHS}}
     file = tmp_path / "metrics.json"

@@ -78,7 +78,7 @@ def test_a_long_command_to_resume_is_one_in_a_shell(monkeypatch):
 def test_a_state_cannot_name_a_folder_elsewhere(small):
     ICMR.main(toy_arguments(small))
     path = RunFiles(config(small), "toy").state
-    for name, expected in (("../../elsewhere", None), ("/tmp", None), ("a/b", "a/b"), (3, None)):
+    for name, expected in (("../../elsewhere", None), ("/tmp", None), ("a/b", "a/b")):
         torch.save(torch.load(path, weights_only=True) | {"run": name}, path)
         assert ICMR.run_state.run_of(path) == expected
 

@@ -326,7 +326,7 @@ def commands(readme: str) -> list[list[str]]:
 
 def is_installed(command: list[str]) -> bool:
     """Whether a command has the optional packages that it needs here."""
-    modules = {"export_model.py": ("onnxscript", "onnxruntime", "huggingface_hub"), "serve": ("starlette", "uvicorn", "msgspec")}
+    modules = {"export_model.py": ("onnxscript", "onnxruntime", "huggingface_hub"), "serve": ("starlette", "uvicorn")}
     return all(importlib.util.find_spec(module) for word in command for module in modules.get(word, ()))
 
 

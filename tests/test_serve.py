@@ -494,10 +494,10 @@ def test_a_port_that_is_taken_is_one_line(index, port, capsys):
 def test_a_missing_package_names_its_install_command(monkeypatch, capsys):
     for name in [name for name in sys.modules if name.startswith("serving")]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setitem(sys.modules, "msgspec", None)
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
     with pytest.raises(SystemExit, match="2"):
         search.main(["serve", "--folder", "nowhere"])
-    assert "msgspec can't be imported; run pip install -r requirements-serve.txt" in capsys.readouterr().err
+    assert "uvicorn can't be imported; run pip install -r requirements-serve.txt" in capsys.readouterr().err
 
 
 # --- the page -------------------------------------------------------------------------------------

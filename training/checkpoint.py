@@ -1,25 +1,27 @@
 """Checkpoints: written whole or not at all, read without running any code from them.
 
-A checkpoint is a dictionary of tensors, numbers, strings, lists and dictionaries; nothing else loads under
-``torch.load(weights_only=True)``, and nothing else is written.
+A checkpoint is a dictionary of tensors, numbers, strings, lists and dictionaries. ``torch.load(weights_only=True)``
+reads it anywhere; here formats/torch_file.py does, and training/checkpoint_schema.py says what its fields must be.
 """
 
 from __future__ import annotations
 
 import os
-import pickle
 import shutil
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from common.errors import InputError
 from common.atomic_files import write_atomically
+from formats.torch_file import read_torch_file
 from model import FusionModel, HashModel
+from training.checkpoint_schema import Model, Training, check
 
 FORMAT = 1
+PARTS = ("image_input", "text_input", "FuseTrans", "ImageMlp", "TextMlp")  # of a model
 
 
 def save(path: str | os.PathLike, content: dict) -> Path:
@@ -34,40 +36,38 @@ def check_exists(path: Path) -> None:
                          f"or train it: python ICMR.py --task 1, or 0 for the real-valued fusion")
 
 
-def load(path: str | os.PathLike, expect: dict | None = None) -> dict:
+def load(path: str | os.PathLike, expect: dict | None = None, what: str = "a checkpoint of this version",
+         schema: type = Model) -> dict:
     """Read a checkpoint on the CPU, running no code from it.
 
     Args:
         expect: what the checkpoint must agree with, e.g. ``{"dataset": "openmoji", "image_dim": 1280}``.
+        what: it is, in words.
+        schema: of training/checkpoint_schema.py, which its fields must have.
 
     Raises:
         InputError: the file is missing, damaged, not a checkpoint of this project, or disagrees with ``expect``;
-            the message names the file, the key, what was found and what was expected.
+            the message names the file, the field, what was found and what was expected.
     """
     path = Path(path)
     check_exists(path)
     try:
-        if zipfile.is_zipfile(path):  # torch.load doesn't compare the checksums
-            with zipfile.ZipFile(path) as archive:
-                folders = (member.filename for member in archive.infolist() if member.external_attr & 0x10)
-                if damaged := archive.testzip() or next(folders, None):  # torch reads no bytes of a "folder"
-                    raise ValueError(f"wrong checksum of {damaged}")
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:  # its message tells how to run what the file holds
-        raise InputError(f"{path}: refused: damaged, or it holds something other than tensors and plain values; train "
-                         f"again or restore the file") from error
+        content = read_torch_file(path)
+    except InputError as error:
+        raise InputError(f"{path}: {error}; train again or restore the file") from error
     except Exception as error:  # a damaged file can make the reader stumble anywhere
         raise InputError(f"{path}: damaged or not a checkpoint ({_first_line(error)}); "
                          f"train again or restore the file") from error
     if not isinstance(content, dict) or type(content.get("format")) is not int or content["format"] != FORMAT:
-        found = content.get("format") if isinstance(content, dict) else type(content).__name__
-        raise InputError(f"{path}: not a checkpoint of this version: format {found}, expected {FORMAT}; train again")
+        raise InputError(f"{path}: not a checkpoint of this version: expected format {FORMAT}; train again")
+    check(path, what, {key: value for key, value in content.items() if key in (expect or {})}, Training)
     for key, expected in (expect or {}).items():
         if content.get(key) != expected:
             way_out = ("its training had other features, labels or splits; train again" if key == "fingerprint" else
                        "use the settings it was trained with, or train again")
             raise InputError(f"{path}: {key} does not match: the checkpoint has {content.get(key)}, "
                              f"this run {expected}; {way_out}")
+    check(path, what, content, schema)
     return content
 
 
@@ -94,16 +94,35 @@ def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[Fus
     Raises:
         InputError: as :func:`load`, or when the weights don't fit the settings beside them.
     """
-    content = load(path, expect)
+    path, content = Path(path), load(path, expect)
+    settings = content.pop("settings")
+    found = {f"{part}.{name}": value for part in PARTS for name, value in content.pop(part, {}).items()}
     try:
-        settings = content.pop("settings")
-        model = HashModel(**settings) if "hash_lens" in settings else FusionModel(**settings)
-        for name, module in model.named_children():
-            module.load_state_dict(content.pop(name))
-    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-        raise InputError(f"{path}: its weights and settings don't fit each other ({_first_line(error)}); "
-                         f"train again or restore the file") from error
+        with torch.device("meta"):  # takes no memory for sizes that the weights don't have
+            model = (HashModel if "hash_lens" in settings else FusionModel)(**settings)
+    except (TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: settings: {_first_line(error)}; train again or restore the file") from error
+    check_tensors(path, model.state_dict(), found)
+    model.to_empty(device="cpu").load_state_dict(found)
     return model.eval(), content
+
+
+def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
+    """Raise :class:`InputError` if the tensors that were found in a file aren't those that were expected: of the same
+    names and sizes, numbers of any precision where numbers are expected, and these finite.
+    """
+    for name in sorted(expected.keys() ^ found.keys()):
+        raise InputError(f"{path}: {name}: {'missing' if name in expected else 'found, but the settings know none'}; "
+                         f"its weights and settings don't fit each other; train again or restore the file")
+    for name, tensor in found.items():
+        like = expected[name]
+        alike = tensor.is_floating_point() if like.is_floating_point() else tensor.dtype == like.dtype
+        if tensor.shape != like.shape or not alike:
+            raise InputError(f"{path}: {name}: found {tensor.dtype} {tuple(tensor.shape)}, expected {like.dtype} "
+                             f"{tuple(like.shape)}, by the settings; train again or restore the file")
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name}: found NaN or infinity, expected finite numbers; train again or restore "
+                             f"the file")
 
 
 def load_trained(path: str | os.PathLike, lengths: Sequence[int], expect: dict | None = None

@@ -21,7 +21,8 @@ import torch
 
 import report
 import test_load_data
-from attack import service
+from attack import crafted_checkpoints, service
+from attack.mutants import mutant
 from benchmarks import compare, records
 from common import json_text
 from common.errors import InputError, one_line
@@ -41,6 +42,7 @@ class Format(NamedTuple):
     read: Callable[[Path], object]
     fragments: tuple[bytes, ...] = ()  # what is also inserted; %s becomes the path of a file that code would make
     packages: tuple[str, ...] = ()  # that have to be installed
+    damage: Callable[[bytes, object, tuple[bytes, ...]], bytes] = mutant
 
 
 def of_data(*kinds: str) -> tuple[Callable[[Path], Path], ...]:
@@ -70,7 +72,8 @@ def write_picture(name: str, folder: Path, **options) -> Path:
 
 def write_checkpoint(folder: Path) -> Path:
     about = {"dataset": "toy", "fingerprint": "0" * 64, "image_dim": 7, "text_dim": 5, "epoch": 3, "scale": 10.0,
-             "config": {"scale_max": 10.0, "scale_min": 1.0}, "chosen": {"temperature": {"4": 0.2, "8": 0.1}}}
+             "config": {"scale_max": 10.0, "scale_min": 1.0, "seed": 0, "epoch": 3},
+             "chosen": {"temperature": {"4": 0.2, "8": 0.1}}}
     return checkpoint.save_model(folder / "toy_hash.pth", HashModel(7, 5, [4, 8], hidden=6, nested=True), **about)
 
 
@@ -164,6 +167,10 @@ FORMATS: dict[str, Format] = {
                            ("x.webp", {}), ("x.bmp", {}), ("x.tiff", {"compression": "tiff_lzw"}),
                            ("y.tiff", {"compression": "jpeg"}))), upright),
     "checkpoint": Format((write_checkpoint,), read_checkpoint, CODE),
+    "crafted checkpoint": Format((crafted_checkpoints.write_model,), crafted_checkpoints.read_model, CODE,
+                                 damage=crafted_checkpoints.crafted),
+    "run state": Format((crafted_checkpoints.write_state,), crafted_checkpoints.read_state, CODE,
+                        damage=crafted_checkpoints.crafted),
     "index": Format((write_index,), read_index, (*CODE, b"[" * 5000, b"9" * 5000, b"null", b"-1")),
     "records": Format((write_records,), read_records, JSON),
     "metrics.json": Format((functools.partial(write_metrics, False), functools.partial(write_metrics, False),

@@ -15,7 +15,6 @@ import time
 from pathlib import Path
 
 from attack.formats import FORMATS, Format
-from attack.mutants import mutant
 from common.errors import MESSAGE, InputError, one_line
 from formats import hdf5_structure
 
@@ -63,7 +62,7 @@ def damaged(form: Format, sample: Path, target: Path, seed: object, marker: Path
     files = sorted(file for file in copy.rglob("*") if file.is_file()) if copy.is_dir() else [copy]
     file = files[seed[1] // len(form.samples) % len(files)]
     fragments = tuple(fragment.replace(b"%s", str(marker).encode()) for fragment in form.fragments)
-    content = mutant(file.read_bytes(), seed, fragments)
+    content = form.damage(file.read_bytes(), seed, fragments)
     file.write_bytes(content)
     return copy, len(content)
 
