@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import common.threads  # first: it sets how threads wait, before PyTorch loads
 
+import contextlib
 import functools
 import signal
 import time
@@ -217,6 +218,7 @@ class Solver:
         self.files = RunFiles(config, self.data.name)
         lengths = config.hash_lens if self.hashing else []
         self.models = [[bits] for bits in lengths] if self.hashing and not config.nested else [lengths]  # a file each
+        self.written = [*map(self.files.model, self.models), self.files.state] if self.training else []
         resumes = config.resume and self.training
         for path in [self.files.state] * resumes if self.training else map(self.files.model, self.models):
             checkpoint.check_exists(path)
@@ -225,7 +227,7 @@ class Solver:
             self.build()
             seed_process(config.seed)
         if processes.rank() == 0:
-            self.files.claim(self.training, run_state.run_of(self.files.state) if resumes else None)
+            self.files.claim(self.written, run_state.run_of(self.files.state) if resumes else None)
             self.log.keep_in(self.files.log)
 
     @property
@@ -289,8 +291,12 @@ class Solver:
     # --- the training loop --------------------------------------------------------------------------------------------
 
     def train(self) -> dict:
-        """Run the task: train where it trains, then test, and write the results. Returns what metrics.json holds."""
-        with self.log:
+        """Run the task: train where it trains, then test, and write the results. Returns what metrics.json holds.
+
+        Raises:
+            InputError: another run is writing the same models, state or results.
+        """
+        with self.log, contextlib.nullcontext() if processes.rank() else self.files.locked(self.written):
             if self.training:
                 self.fit()
             else:

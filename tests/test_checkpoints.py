@@ -233,3 +233,65 @@ def test_promises_of_a_checkpoint_are_not_believed(tmp_path):
     assert {name for name, said, *_ in found if said == "read" or "\n" in said} == set()
     assert {name for name, _, seconds, more in found if seconds > 10 or more > 300} == set()
     assert len(found) == len(PICKLES) + len(VALUES) + 2 and not (tmp_path / "ran").exists()
+
+
+# --- two of everything --------------------------------------------------------------------------------------------
+
+
+WAITING = """
+import sys, time
+import ICMR
+
+def saving(solver, save=ICMR.Solver.save_state):
+    save(solver)
+    print("saved", file=sys.stderr, flush=True)
+    time.sleep(1000)
+
+ICMR.Solver.save_state = saving
+ICMR.main(sys.argv[1:])
+"""
+
+
+def test_a_second_training_in_one_folder_is_refused_and_a_killed_one_resumes(trained, tmp_path, capsys):
+    settings = toy_arguments(trained, "--eval_every", "3", "--results_dir", str(tmp_path / "results"),
+                             "--checkpoint_dir", str(tmp_path / "checkpoints"))
+    first = subprocess.Popen([sys.executable, "-c", WAITING, *settings], cwd=ROOT, stdout=subprocess.DEVNULL,
+                             stderr=subprocess.PIPE, text=True)
+    try:
+        assert first.stderr.readline() == "saved\n"  # after the first epoch, and nothing is evaluated yet
+        ran = sorted((tmp_path / "results" / "toy").iterdir())
+        for more in ([], ["--resume"], ["--hash_lens", "8"]):
+            said = refused(capsys, ICMR.main, *settings, *more)
+            assert "toy_hash.pth: another training is writing it" in said and "--checkpoint_dir" in said
+        assert sorted((tmp_path / "results" / "toy").iterdir()) == ran
+    finally:
+        first.kill()
+        first.communicate()
+    ICMR.main([*settings, "--resume"])
+    found = torch.load(tmp_path / "checkpoints" / "hash" / "toy_hash.pth", weights_only=True)
+    whole = torch.load(files(trained)[0], weights_only=True)
+    assert all(torch.equal(value, found[part][name]) for part in ("ImageMlp", "TextMlp")
+               for name, value in whole[part].items())
+
+
+def test_trainings_of_other_files_and_tests_go_on_beside_a_training(trained, capsys):
+    first = ICMR.Solver(ICMR.parse(toy_arguments(trained)))
+    with first.files.locked(first.written):
+        ICMR.main(toy_arguments(trained, "--task", "3"))
+        refused(capsys, ICMR.main, *toy_arguments(trained))
+        for more in (["--task", "0"], ["--nested", "false", "--hash_lens", "8"]):
+            other = ICMR.Solver(ICMR.parse(toy_arguments(trained, *more)))
+            with other.files.locked(other.written):
+                pass
+        apart = [*toy_arguments(trained, "--nested", "false"), "--hash_lens", "4", "8"]  # the same state
+        assert "toy_hash_4_8_state.pth: another training" in refused(capsys, ICMR.main, *apart)
+    ICMR.Solver(ICMR.parse(toy_arguments(trained)))
+
+
+def test_two_runs_of_one_name_are_not_written_at_once(trained, capsys):
+    settings = toy_arguments(trained, "--task", "3", "--run_name", "named")
+    first = ICMR.Solver(ICMR.parse(settings))
+    with first.files.locked(first.written):
+        assert re.search("named: another run is writing there.*--run_name", refused(capsys, ICMR.main, *settings))
+        assert not first.files.log.exists()  # it has said nothing yet, and the other nothing there
+        ICMR.main(toy_arguments(trained, "--task", "3", "--run_name", "other"))

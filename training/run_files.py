@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from common.atomic_files import check_writable
+from common.locks import alone
 
 if TYPE_CHECKING:
     from training.settings import Settings
@@ -46,17 +48,40 @@ class RunFiles:
         kind = "hash_" + "_".join(map(str, self.config.hash_lens)) if self.kind == "hash" else "fusion"
         return self.models / f"{self.dataset}_{kind}_state.pth"
 
-    def claim(self, training: bool, interrupted: str | None = None) -> None:
+    def claim(self, written: Sequence[Path], interrupted: str | None = None) -> None:
         """Make the folders, and prove that files can be written there, before any work is done.
 
         A run without a name gets the folder of the ``interrupted`` run that it resumes, or one that no other run has.
-        Raises :class:`InputError` if a folder refuses files.
+
+        Args:
+            written: the models and the state that a training writes.
+
+        Raises :class:`InputError` if a folder refuses files, or another run is writing the same.
         """
-        if not self.config.run_name:
-            self.run = interrupted or unused(self.results).name
-        check_writable(self.results, "results_dir")
-        if training:
+        if written:
             check_writable(self.models, "checkpoint_dir")
+        with self.locked(written):
+            if not self.config.run_name:
+                self.run = interrupted or unused(self.results).name
+            check_writable(self.results, "results_dir")
+
+    @contextlib.contextmanager
+    def locked(self, written: Sequence[Path]) -> Iterator[None]:
+        """Keep other runs from writing the same models, state or results for as long as the context lasts.
+
+        Raises :class:`InputError` if another run is writing one of them.
+        """
+        with contextlib.ExitStack() as stack:
+            for path in written:
+                stack.enter_context(alone(path.with_name(f".{path.name}.lock"), (
+                    f"{path}: another training is writing it; wait for that, or give this one a folder of its own with "
+                    f"--checkpoint_dir")))
+            if self.config.run_name:
+                check_writable(self.results, "results_dir")
+                stack.enter_context(alone(self.results / ".lock", (
+                    f"{self.results}: another run is writing there; wait for that, or give this one another "
+                    f"--run_name")))
+            yield
 
 
 def unused(folder: Path) -> Path:
