@@ -93,13 +93,13 @@ def attack(name: str, first: int, count: int, until: float, by: str = "attack.wo
 
 def attack_all(rounds: Sequence[tuple[str, int, str]], first: int, seconds: float) -> list[Outcome]:
     """The outcomes of rounds, a name, a count and a module each, as :func:`attack` takes them. They run side by side, one
-    on each core; what one of them leaves of its share of the time is the others'.
+    on each core, and each for up to three times its share of the time that is left, as most need less.
     """
     cores, end, waiting = os.cpu_count() or 1, time.monotonic() + seconds, len(rounds)
 
     def attack_one(name: str, count: int, by: str) -> Outcome:
         nonlocal waiting
-        share = (end - time.monotonic()) * min(1, cores / waiting)
+        share = (end - time.monotonic()) * min(1, 3 * cores / waiting)
         waiting -= 1
         return attack(name, first, count, time.monotonic() + share, by)
 
