@@ -134,17 +134,16 @@ def origin(argv: Sequence[str]) -> str:
 
 
 def main(argv: list[str] | None = None) -> int:
-    from attack.formats import FORMATS
+    from attack.formats import installed
     from benchmarks.documents import filled
     from common.atomic_files import write_atomically
 
     argv = sys.argv[1:] if argv is None else argv
-    installed = [name for name, form in FORMATS.items() if all(map(importlib.util.find_spec, form.packages))]
     parser = argparse.ArgumentParser(prog="python tests/attack", description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=300, help="damaged files of each format (default: 300)")
     parser.add_argument("--seconds", type=float, default=600, help="for all of it (default: 600)")
-    parser.add_argument("--format", nargs="*", choices=installed, default=installed, help="(default: all)")
+    parser.add_argument("--format", nargs="*", choices=installed(), default=installed(), help="(default: all)")
     parser.add_argument("--first", type=int, default=0, help="the first seed (default: 0)")
     parser.add_argument("--kills", type=int, default=0, help="of each operation (default: 0)")
     parser.add_argument("--lines", type=int, default=0, help="wrong command lines (default: 0)")

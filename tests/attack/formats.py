@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib.util
 import io
 import json
 import tempfile
@@ -179,3 +180,8 @@ FORMATS: dict[str, Format] = {
                                      for number in range(len(service.REQUESTS))), service.ask, service.FRAGMENTS,
                                service.PACKAGES),
 }
+
+
+def installed() -> list[str]:
+    """The formats whose packages are."""
+    return [name for name, form in FORMATS.items() if all(map(importlib.util.find_spec, form.packages))]

@@ -1,6 +1,7 @@
 """Damages samples of a format and reads them, one seed after the other; prints a line of JSON for each: what came of
 it, its seed, a detail, the seconds it took, and by how many bytes the memory grew beyond the file's size.
-``python -m attack.worker FORMAT FIRST_SEED END FOLDER``, started by ``attack.__main__``.
+``python -m attack.worker FORMAT[,...] FIRST_SEED END FOLDER``, started by ``attack.__main__``. Several formats take
+turns.
 """
 
 from __future__ import annotations
@@ -23,20 +24,16 @@ ENDLESS = 3  # seconds until an HDF5 file counts as one without an end, of which
 STATUS, PEAK = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # of Linux; elsewhere no memory is measured
 
 
-def main(name: str, first: int, end: int, folder: Path) -> None:
-    form = FORMATS[name]
+def main(names: list[str], first: int, end: int, folder: Path) -> None:
     hdf5_structure.SECONDS = ENDLESS
-    samples = []
-    for number, write in enumerate(form.samples):
-        (folder / f"sample{number}").mkdir()
-        samples.append(write(folder / f"sample{number}"))
-        if (found := classify(form, samples[-1])) != ("read", ""):
-            raise AssertionError(f"a sample that can't be read would test nothing: {found}")
+    samples = {name: samples_of(FORMATS[name], folder / name) for name in names}
     marker = folder / "it ran"
     noise = open(folder / "noise", "w+b")
     os.dup2(noise.fileno(), 2)  # what libraries write there is another line to the one that is promised
-    for seed in range(first, end):
-        path, size = damaged(form, samples[seed % len(samples)], folder / "damaged", (name, seed), marker)
+    for turn in range(first, end):
+        seed, name = turn // len(names), names[turn % len(names)]
+        form = FORMATS[name]
+        path, size = damaged(form, samples[name][seed % len(samples[name])], folder / "damaged", (name, seed), marker)
         noise.seek(0)
         noise.truncate()
         before, started = forget_peak(), time.monotonic()
@@ -50,7 +47,22 @@ def main(name: str, first: int, end: int, folder: Path) -> None:
             outcome, detail = "memory", f"{grown >> 20} MB for {size:,} bytes"
         elif outcome in ("read", "refused") and (lines := noise.read().decode("utf-8", "replace").strip()):
             outcome, detail = "noise", lines
-        print(json.dumps([outcome, seed, detail, seconds, max(0, grown - size)]), file=sys.__stdout__, flush=True)
+        if len(names) > 1:
+            detail = f"{name}, seed {seed}: {detail}"
+        print(json.dumps([outcome, turn, detail, seconds, max(0, grown - size)]), file=sys.__stdout__, flush=True)
+
+
+def samples_of(form: Format, folder: Path) -> list[Path]:
+    """The samples of a format, each written into a folder of its own. Raises AssertionError if one can't be read, which
+    would test nothing.
+    """
+    samples = []
+    for number, write in enumerate(form.samples):
+        (folder / f"{number}").mkdir(parents=True)
+        samples.append(write(folder / f"{number}"))
+        if (found := classify(form, samples[-1])) != ("read", ""):
+            raise AssertionError(f"a sample that can't be read: {found}")
+    return samples
 
 
 def damaged(form: Format, sample: Path, target: Path, seed: object, marker: Path) -> tuple[Path, int]:
@@ -97,4 +109,4 @@ def status(key: str) -> int:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
+    main(sys.argv[1].split(","), int(sys.argv[2]), int(sys.argv[3]), Path(sys.argv[4]))
