@@ -8,6 +8,7 @@ of byte i, of value 2**j, is bit 8i + j of the code.
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Sequence
@@ -83,7 +84,9 @@ def write_program(model: HashModel, kind: str, path: Path) -> float:
                                                    dynamic_shapes=_any_rows(kind)))
     for node in program.graph.nodes:
         node.meta.pop("stack_trace", None)
-    torch.export.save(program, path)
+    content = io.BytesIO()  # PyTorch aborts the process where a disk refuses a file that it writes itself
+    torch.export.save(program, content)
+    path.write_bytes(content.getbuffer())
     run = torch.export.load(path).module()
     return _compare(model, kind, path,
                     lambda *features: [side.detach().numpy() for side in run(*map(torch.from_numpy, features))])

@@ -22,6 +22,7 @@ from attack.__main__ import attack
 from common.atomic_files import write_atomically
 from common.console import Log, say
 from common.errors import InputError
+from exporting import graphs
 from formats.hdf5 import new_hdf5
 from model import HashModel
 from reporting.run_log import TensorBoardLog
@@ -139,6 +140,12 @@ def test_a_database_that_is_refused_is_not_begun(tmp_path):
         database.execute("CREATE TABLE items (id int)")
         database.execute("CHECKPOINT")
     assert (tmp_path / "old.db").read_bytes() == before
+
+
+def test_a_program_that_is_refused_is_an_error_of_the_system(tmp_path):
+    model = HashModel(7, 5, [4, 8], hidden=6, nested=True)
+    with full_disk(10_000), pytest.raises(OSError, match="File too large"):
+        graphs.write_program(model, "image", tmp_path / "image.pt2")
 
 
 def test_safetensors_that_are_refused_are_an_error_of_the_system(tmp_path):

@@ -63,7 +63,8 @@ OPERATIONS: dict[str, tuple[str, ...]] = {
 EVENTS = "events.out.tfevents"  # of TensorBoard: their names have the time in them, and they grow
 LOGS = ("log.txt", "training.log")  # they grow line by line, and say what went wrong
 SESSION = ".ses"  # onnxruntime leaves it among the temporary files
-ENDS = {".html": b"</html>", ".svg": b"</svg>", ".pdf": b"%%EOF", ".png": b"IEND\xaeB`\x82", ".md": b"\n"}  # if whole
+ENDS = {".html": b"</html>", ".svg": b"</svg>", ".pdf": b"%%EOF", ".png": b"IEND\xaeB`\x82", ".md": b"\n", ".csv": b"\n",
+        ".tex": b"\n"}  # of whole files
 SECONDS = 60  # for an operation
 
 
