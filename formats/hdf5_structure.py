@@ -23,8 +23,8 @@ ROWS = 4096  # strings read at once
 
 
 def check_structure(path: Path) -> None:
-    """Raise ValueError if the HDF5 library doesn't come to an end with a file, or crashes. One that it only can't read
-    raises nothing: whoever reads it will hear why. A file that was found sound isn't looked at again until it changes.
+    """Raise ValueError if the HDF5 library doesn't come to an end with a file, crashes, or can't read text or attributes
+    in it, for which a damaged file can ask gigabytes. A file that was found sound isn't looked at again until it changes.
     """
     about = os.stat(path)
     _check(os.path.realpath(path), about.st_ino, about.st_size, about.st_mtime_ns)
@@ -46,8 +46,10 @@ def _check(path: str, _inode: int, size: int, _changed: int) -> None:
         finally:
             too_late = not late.is_alive()
             late.cancel()
-        if done:
+        if done == b"sound\n":
             return
+        if done:
+            raise ValueError(bytes.fromhex(done.decode()).decode())
         walker.kill()
         walker.communicate()
         _walker.cache_clear()
@@ -77,9 +79,12 @@ def main() -> None:
         _limit_memory(SPARE_BYTES + 4 * os.path.getsize(path))
         try:
             _walk(path)
+            said = "sound"
+        except (OSError, MemoryError) as error:
+            said = str(error).encode().hex()
         except Exception:
-            pass  # that it can't be read is for the reader to say
-        print("done", flush=True)
+            said = "sound"  # what h5py has no type for
+        print(said, flush=True)
 
 
 def _limit_memory(size: int) -> None:
@@ -99,15 +104,23 @@ def _walk(path: str) -> None:
         file.visititems(lambda _name, item: found.append(item))
         for item in found:
             try:
-                dict(item.attrs)
-                if isinstance(item, h5py.Dataset) and item.shape and not item.external and not item.is_virtual:
-                    if item.chunks:
-                        item.id.chunk_iter(lambda _chunk: None)
-                    if item.dtype.hasobject:  # strings of many lengths, and references
-                        for start in range(0, item.shape[0], ROWS):
-                            item[start:start + ROWS]
+                _walk_item(item)
+            except (OSError, MemoryError) as error:
+                raise OSError(f"{item.name.removeprefix('/')}: {error or 'out of memory'}") from error
             except Exception:
-                pass
+                pass  # what h5py has no type for
+
+
+def _walk_item(item) -> None:
+    import h5py
+
+    dict(item.attrs)
+    if isinstance(item, h5py.Dataset) and item.shape and not item.external and not item.is_virtual:
+        if item.chunks:
+            item.id.chunk_iter(lambda _chunk: None)
+        if item.dtype.hasobject:  # strings of many lengths, and references
+            for start in range(0, item.shape[0], ROWS):
+                item[start:start + ROWS]
 
 
 if __name__ == "__main__":

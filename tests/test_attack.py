@@ -63,24 +63,29 @@ def test_hostile_pickles_are_refused_in_time_and_in_little_memory(tmp_path):
     assert len(HOSTILE) > 100 and not marker.exists()
 
 
-def write_endless(path: Path) -> Path:
-    """An HDF5 file with a heap of strings in which an object of no size follows itself."""
+def write_damaged(path: Path, offset: int, damage: bytes) -> Path:
+    """An HDF5 file with a heap of strings, of which some bytes are others, ``offset`` bytes behind the heap's start."""
     with h5py.File(path, "w") as file:
         for split in ("train", "query", "retrieval"):
             file[f"{split}/image"] = file[f"{split}/text"] = np.ones((4, 3), np.float32)
             file[f"{split}/caption"] = np.array([f"words {row}" for row in range(4)], dtype=h5py.string_dtype())
     content = bytearray(path.read_bytes())
-    third = content.index(b"GCOL") + 16 + 3 * 24  # behind the collection's header, the third object's
-    content[third:third + 16] = bytes(16)
+    start = content.index(b"GCOL") + offset
+    content[start:start + len(damage)] = damage
     path.write_bytes(content)
     return path
 
 
 def test_an_hdf5_file_without_an_end_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(hdf5_structure, "SECONDS", 2)
-    path = write_endless(tmp_path / "x.h5")
+    path = write_damaged(tmp_path / "x.h5", 16 + 3 * 24, bytes(16))  # the third object has no size and follows itself
     with pytest.raises(InputError, match=r"x.h5: cannot be read .*structure has no end within 2 seconds\); expected"):
         load_dataset(path)
+
+
+def test_an_hdf5_file_that_asks_for_gigabytes_is_refused_without_them():
+    outcome = attack("HDF5", first=1759, count=1, until=time.monotonic() + 100)  # a damaged heap of strings
+    assert outcome == {"refused": 1} and outcome.memory < 500 << 20
 
 
 def test_a_reader_of_hdf5_that_dies_is_started_again(tmp_path, monkeypatch):
