@@ -583,8 +583,8 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
     checkpoint.save_model(tmp_path / "two.pth", HashModel(IMAGE, TEXT, [4, 8], hidden=4))
     checkpoint.save_model(tmp_path / "fusion.pth", FusionModel(IMAGE, TEXT))
     broken = HashModel(IMAGE, TEXT, [BITS], hidden=4)
-    torch.nn.init.constant_(broken.ImageMlp.tohash.bias, torch.nan)
-    checkpoint.save_model(tmp_path / "nan.pth", broken)
+    torch.nn.init.constant_(broken.ImageMlp.tohash.weight, 3e38)  # their sum is beyond what a float can be
+    checkpoint.save_model(tmp_path / "inf.pth", broken)
     for message, call in {
         r"text features: found float32 of shape \(8, 4\); expected .*5": lambda: made.query(text=good[:, :4]),
         "text features: row 3 has NaN": lambda: made.query(text=nan),
@@ -606,7 +606,7 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
         "caption: found 1 rows; expected 2": lambda: made.add(image=image[:2], columns={"caption": ["a"]}),
         "columns: don't fit": lambda: made.add(image=image[:1], columns={"caption": [7]}),
         "--index tree": lambda: build("tree"),
-        "hash outputs: found NaN": lambda: Index.build(made.folder, tmp_path / "nan.pth", image=image),
+        "hash outputs: found NaN": lambda: Index.build(made.folder, tmp_path / "inf.pth", image=image),
         "of one code length": lambda: Index.build(made.folder, tmp_path / "two.pth", image=image),
         "expected a hash model": lambda: Index.build(made.folder, tmp_path / "fusion.pth", image=image),
     }.items():
