@@ -583,7 +583,8 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
     checkpoint.save_model(tmp_path / "two.pth", HashModel(IMAGE, TEXT, [4, 8], hidden=4))
     checkpoint.save_model(tmp_path / "fusion.pth", FusionModel(IMAGE, TEXT))
     broken = HashModel(IMAGE, TEXT, [BITS], hidden=4)
-    torch.nn.init.constant_(broken.ImageMlp.tohash.weight, 3e38)  # their sum is beyond what a float can be
+    torch.nn.init.constant_(broken.ImageMlp.fc1.bias, 1e20)
+    torch.nn.init.constant_(broken.ImageMlp.tohash.weight, 1e20)  # finite, and their product isn't
     checkpoint.save_model(tmp_path / "inf.pth", broken)
     for message, call in {
         r"text features: found float32 of shape \(8, 4\); expected .*5": lambda: made.query(text=good[:, :4]),
