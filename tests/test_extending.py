@@ -13,7 +13,7 @@ import ICMR
 from benchmarks import check, records, trainings
 from benchmarks.baselines.own import label_of
 from benchmarks.studies import DEFAULT, STUDIES
-from common import own_code
+from common import json_text, own_code
 from common.errors import InputError
 from load_data import load_dataset
 from test_benchmark import Here
@@ -259,7 +259,8 @@ def test_an_edited_method_is_fitted_again_and_other_rows_stay(here, capsys, monk
 def test_fresh_trains_again_what_is_finished(here, monkeypatch):
     benchmarked(here, monkeypatch, "--methods", "LSH")
     path = here / "results" / "toy" / "benchmark" / "LSH-4-seed0" / "result.json"
-    path.write_text(path.read_text().replace('"seconds": {"training": ', '"seconds": {"training": 9'))
+    result = json_text.read(path) | {"seconds": {"training": 99.0}}
+    path.write_text(json.dumps(json_text.sealed(result)))
     assert benchmarked(here, monkeypatch, "--methods", "LSH")["methods"]["LSH"]["4"][0]["seconds"] >= 9
     assert benchmarked(here, monkeypatch, "--methods", "LSH", "--fresh")["methods"]["LSH"]["4"][0]["seconds"] < 9
 

@@ -19,6 +19,7 @@ import pytest
 import torch
 
 from attack.__main__ import attack
+from attack.sandbox import PACKAGES
 from common.atomic_files import write_atomically
 from common.console import Log, say
 from common.errors import InputError
@@ -43,6 +44,8 @@ def full_disk(room: int = 0) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_a_disk_that_takes_no_more_harms_no_file():
+    for package in PACKAGES:
+        pytest.importorskip(package)
     outcome = attack("query,add,export,half", first=0, count=20, until=time.monotonic() + 150, by="attack.full_disks")
     assert outcome.examples == {}
     assert sum(outcome.values()) > 10, "too slow to test anything"

@@ -261,6 +261,9 @@ def paths_of(arguments: Sequence[object]) -> list[str]:
     return found
 
 
+PACKAGES = ("uvicorn", "duckdb", "onnxscript", "onnxruntime", "huggingface_hub", "safetensors")  # of optional parts
+
+
 def begin(*_, **__) -> None:
     raise Begun
 
