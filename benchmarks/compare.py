@@ -142,7 +142,8 @@ def read(path: Path) -> Run | None:
         dataset = found.get("dataset") or settings.get("dataset") or path.parents[2].name
         final = {bits: figures for bits, figures in found["final"].items() if isinstance(figures, dict)}
         environment = {**found["environment"], **{key: (found.get(key) or "–")[:7] for key in ("commit", "code")}}
-        run = Run(path.parent, str(method), known, int(settings["seed"]), dataset, found["fingerprint"], environment, final, {})
+        run = Run(path.parent, str(method), known, int(settings["seed"]), dataset, found["fingerprint"], environment,
+                  final, {})
     except InputError:
         raise
     except OSError as error:

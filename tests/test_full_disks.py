@@ -10,7 +10,6 @@ import resource
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,8 +17,7 @@ import numpy as np
 import pytest
 import torch
 
-from attack.__main__ import attack
-from attack.sandbox import PACKAGES
+from attack.sandbox import sample
 from common.atomic_files import write_atomically
 from common.console import Log, say
 from common.errors import InputError
@@ -44,9 +42,7 @@ def full_disk(room: int = 0) -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_a_disk_that_takes_no_more_harms_no_file():
-    for package in PACKAGES:
-        pytest.importorskip(package)
-    outcome = attack("query,add,export,half", first=0, count=20, until=time.monotonic() + 150, by="attack.full_disks")
+    outcome = sample("query,add,export,half", first=0, count=20, by="attack.full_disks")
     assert outcome.examples == {}
     assert sum(outcome.values()) > 10, "too slow to test anything"
 

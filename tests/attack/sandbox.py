@@ -29,6 +29,7 @@ import torch
 import test_layouts
 import toy
 import toy_encoders
+from attack.__main__ import Outcome, attack
 
 SECONDS, WAITING = 20, 60  # for a command line: of processor time, and in all, as the machine may be busy
 SPARE_BYTES = 6 << 30  # of memory that a child may ask for beyond what there is when it begins
@@ -262,6 +263,15 @@ def paths_of(arguments: Sequence[object]) -> list[str]:
 
 
 PACKAGES = ("uvicorn", "duckdb", "onnxscript", "onnxruntime", "huggingface_hub", "safetensors")  # of optional parts
+
+
+def sample(name: str, first: int, count: int, by: str) -> Outcome:
+    """What an attack in a sandbox gives in the ordinary tests, within 150 seconds; skips without the optional parts."""
+    import pytest
+
+    for package in PACKAGES:
+        pytest.importorskip(package)
+    return attack(name, first, count, time.monotonic() + 150, by)
 
 
 def begin(*_, **__) -> None:
