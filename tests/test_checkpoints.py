@@ -101,7 +101,9 @@ FIELDS = [
 WEIGHTS = [
     (lambda weight: weight.to(torch.complex64), r"found torch.complex64 \(16, 9\), expected torch.float32 \(16, 9\)"),
     (lambda weight: weight.long(), "found torch.int64"), (lambda weight: weight.flatten(), r"found torch.float32 \(144,\)"),
-    (lambda weight: weight * NAN, "found NaN or infinity"), (lambda weight: weight.to_sparse(), "_rebuild_sparse_tensor"),
+    (lambda weight: weight * NAN, "found NaN, infinity or a number beyond 1e[+]17"),
+    (lambda weight: weight.half() + INF, "found NaN"), (lambda weight: weight + 1e18, "found NaN"),  # squares overflow
+    (lambda weight: weight.to_sparse(), "_rebuild_sparse_tensor"),
     (lambda weight: torch.quantize_per_tensor(weight, 0.1, 0, torch.qint8), "_rebuild_qtensor"),
     (lambda weight: torch.ones(1).expand(10**5, 10**5), "more numbers than are in it"), (None, "missing"),
     (lambda weight: 3, "expected Tensor, found int"),

@@ -18,6 +18,7 @@ from common.errors import InputError
 from common.atomic_files import write_atomically
 from formats.torch_file import read_torch_file
 from model import FusionModel, HashModel
+from pairs.rows import MAX_FEATURE
 from training.checkpoint_schema import Model, Training, check
 
 FORMAT = 1
@@ -109,7 +110,8 @@ def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[Fus
 
 def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:
     """Raise :class:`InputError` if the tensors that were found in a file aren't those that were expected: of the same
-    names and sizes, numbers of any precision where numbers are expected, and these finite.
+    names and sizes, numbers of any precision where numbers are expected, and none of them NaN or larger than features
+    may be, as the squares of larger ones overflow.
     """
     for name in sorted(expected.keys() ^ found.keys()):
         raise InputError(f"{path}: {name}: {'missing' if name in expected else 'found, but the settings know none'}; "
@@ -120,9 +122,9 @@ def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str
         if tensor.shape != like.shape or not alike:
             raise InputError(f"{path}: {name}: found {tensor.dtype} {tuple(tensor.shape)}, expected {like.dtype} "
                              f"{tuple(like.shape)}, by the settings; train again or restore the file")
-        if not tensor.isfinite().all():
-            raise InputError(f"{path}: {name}: found NaN or infinity, expected finite numbers; train again or restore "
-                             f"the file")
+        if not (tensor.float().abs() <= MAX_FEATURE).all():  # False for NaN
+            raise InputError(f"{path}: {name}: found NaN, infinity or a number beyond {MAX_FEATURE:g}, expected finite "
+                             f"numbers; train again or restore the file")
 
 
 def load_trained(path: str | os.PathLike, lengths: Sequence[int], expect: dict | None = None
