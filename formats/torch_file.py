@@ -90,7 +90,8 @@ class _TensorUnpickler(PlainUnpickler):
         self.left -= prod(size) * storage.itemsize
         if self.left < 0:
             raise ValueError("its tensors have more numbers than are in it")
-        return storage.as_strided(size, stride, offset)
+        # A copy: an optimizer that writes into numbers which share their memory writes beyond its end.
+        return storage.as_strided(size, stride, offset).clone(memory_format=torch.contiguous_format)
 
     def set_state(self, made: object, state: object) -> None:
         if not isinstance(made, dict):  # with a state dict comes the version of each layer
