@@ -582,9 +582,10 @@ def test_unsound_calls_are_refused_and_change_nothing(toy, data, build, tmp_path
     image = data.retrieval.image
     checkpoint.save_model(tmp_path / "two.pth", HashModel(IMAGE, TEXT, [4, 8], hidden=4))
     checkpoint.save_model(tmp_path / "fusion.pth", FusionModel(IMAGE, TEXT))
-    broken = HashModel(IMAGE, TEXT, [BITS], hidden=4)
-    torch.nn.init.constant_(broken.ImageMlp.fc1.bias, 1e20)
-    torch.nn.init.constant_(broken.ImageMlp.tohash.weight, 1e20)  # finite, and their product isn't
+    broken = HashModel(IMAGE, TEXT, [BITS], hidden=256)
+    torch.nn.init.constant_(broken.ImageMlp.fc1.bias, 9e16)
+    torch.nn.init.constant_(broken.ImageMlp.tohash.weight, 9e16)  # no weight is too large, and their products are
+    broken.ImageMlp.norm.running_var.zero_()
     checkpoint.save_model(tmp_path / "inf.pth", broken)
     for message, call in {
         r"text features: found float32 of shape \(8, 4\); expected .*5": lambda: made.query(text=good[:, :4]),

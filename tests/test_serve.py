@@ -460,6 +460,7 @@ def test_the_load_test_prints_what_it_found(port, tmp_path, capsys):
 
 
 def test_the_command_serves_until_it_is_stopped(index):
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background may have to ignore it
     command = [sys.executable, "search.py", "serve", "--folder", str(index.folder), "--port", "0"]
     with subprocess.Popen(command, cwd=Path(search.__file__).parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
                           text=True) as process:

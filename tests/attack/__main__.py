@@ -85,7 +85,8 @@ def attack(name: str, first: int, count: int, until: float, by: str = "attack.wo
                         seed += 1
                     break
                 outcome.note(*json.loads(line))
-                seed, patience = seed + 1, SECONDS[by]
+                seed += 1
+                patience = SECONDS[by] if seed < first + count else STARTING  # to end
             worker.kill()
             worker.communicate()
     return outcome
