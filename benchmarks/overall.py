@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 from benchmarks.baselines import METHODS
-from benchmarks.blocks import NOTHING, NOTHING_ZH, footnote, of_seeds, table
+from benchmarks.blocks import NOTHING, NOTHING_ZH, footnote, label, listed, of_seeds, table
 from benchmarks.datasets import BROAD_CLASSES, RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.promises import in_points
+from benchmarks.studies import STUDIES
 
 CUTS = {"map": "@all", "map@50": "@50"}
 
@@ -122,7 +123,40 @@ def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:
             *table(["labels", "", "label sets", "mean", "least", "most"], rows, 2), *footnote([[mark]])]
 
 
+def _mean(row: Row, cut: str) -> float:
+    """In points, over seeds, code lengths and both directions, unpaired."""
+    return float(np.mean([row.mean(seed, "unpaired", cut) for seed in row.by_seed]))
+
+
+def constants(evidence: Evidence) -> list[str]:
+    """Ours with each constant at half and at double its default, minus the default, all seeds of both: the mean over the
+    label sets of the half that the method was chosen on, and the label set where it is least.
+    """
+    cells, names, seeds = [], [], {"changed": set(), "default": set()}
+    for changes in STUDIES["constants"].values():
+        pairs = {data.title: (changed, default) for data in evidence.label_sets(SELECTION) if changes != ON
+                 and (changed := data.row(changes)) and (default := data.row(ON))}
+        if not pairs:
+            continue
+        mark = evidence.mark(row for pair in pairs.values() for row in pair)
+        cells.append([label(next(iter(pairs.values()))[0]) + mark])
+        for cut in CUTS:
+            found = {title: _mean(changed, cut) - _mean(default, cut) for title, (changed, default) in pairs.items()}
+            worst = min(found, key=found.get)
+            cells[-1] += [f"{np.mean(list(found.values())):+.1f}", f"{found[worst]:+.1f} ({worst})"]
+        names += [title for title in pairs if title not in names]
+        for changed, default in pairs.values():
+            seeds["changed"].add(len(changed.by_seed))
+            seeds["default"].add(len(default.by_seed))
+    if not cells:
+        return [NOTHING]
+    return [f"On {listed(names)}, mean of the code lengths and both directions, unpaired, "
+            f"{of_seeds(sorted(seeds['changed']))} against {of_seeds(sorted(seeds['default']))} of the default; "
+            "`python benchmark.py constants --record`:", "",
+            *table(["minus the default, points", "@all", "at worst", "@50", "at worst"], cells), *footnote(cells)]
+
+
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
     "unseen": functools.partial(against, UNSEEN), "unseen.zh": functools.partial(against, UNSEEN, zh=True),
     "selection": functools.partial(against, SELECTION),
-    "scale": scale_on_all, "scale.zh": functools.partial(scale_on_all, zh=True)}
+    "constants": constants, "scale": scale_on_all, "scale.zh": functools.partial(scale_on_all, zh=True)}

@@ -210,6 +210,22 @@ def test_ours_is_held_against_every_method_on_the_whole_bench(records):
     assert overall.against("unseen", evidence.gather(records, current, None, None)) == [blocks.NOTHING]
 
 
+def test_constants_are_held_against_the_default(records):
+    assert overall.constants(evidence.gather(records, current, None, None)) == [blocks.NOTHING]
+    changed = [record(seed=1, settings={"noise": 2.0}, score=0.37),  # three seeds of the default are 0.4
+               record(score=0.5, dataset="digits"),
+               record(settings={"noise": 2.0}, score=0.52, dataset="digits", code="b" * 64),
+               record(score=0.5, dataset="stamps"),  # of the other half
+               record(settings={"noise": 2.0}, score=0.1, dataset="stamps"),
+               record(settings={"lr": 0.002}, score=0.9, dataset="wiki")]  # without a default
+    lines = overall.constants(evidence.gather(records + changed, current, None, None))
+    assert lines[0].startswith("On OpenMoji and Digits, mean of the code lengths and both directions, unpaired, "
+                               "1 seed against 1 to 3 seeds of the default; ")
+    assert [line for line in lines if line.startswith("| ours")] == [
+        "| ours, `--noise 2` † | -0.5 | -3.0 (OpenMoji) | -0.5 | -3.0 (OpenMoji) |"]
+    assert lines[-1] == blocks.OTHER_CODE
+
+
 def test_results_hold_every_method_and_mark_other_code(folder, records):
     documents.write_documents(folder, records, current)
     text = (folder / "RESULTS.md").read_text(encoding="utf-8")
