@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the tests, the files side by side on up to four cores; arguments go to pytest, e.g.  bash run_tests.sh -k metric
-# (-n 0 runs them in one process).
+# Runs the tests, the files side by side on up to four cores. Arguments go to pytest, e.g.  bash run_tests.sh -k metric
+# --slow runs the slow ones, too, and -n 0 runs them in one process.
 set -eu
 cd "$(dirname "$0")"
 also=requirements-test.txt

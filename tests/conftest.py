@@ -6,7 +6,18 @@ import sys
 
 import pytest
 
-DRAWN = {"test_plots", "test_report", "test_unlabelled"}  # the files that look at what the pages of runs show
+SLOW = "slow: bash run_tests.sh --slow runs it, too"
+DRAWN = {"test_report", "test_unlabelled"}  # the files that look at what the pages of runs show
+
+
+def pytest_addoption(parser):
+    parser.addoption("--slow", action="store_true", help="run the slow tests, too: whole commands, full disks, a training")
+
+
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason=SLOW))
 
 
 @pytest.fixture(autouse=True, scope="module")

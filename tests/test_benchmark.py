@@ -433,9 +433,10 @@ def last_evaluation(folder, progressive):
     return solver.run.history[-1]
 
 
+@pytest.mark.slow
 def test_progressive_hashing_keeps_its_gain(tmp_path):
     """On the halves of handwritten digits, the mean of four code lengths, after 40 epochs, where it is 2.8 points;
-    RESULTS.md has the gain of whole trainings over five seeds."""
+    RESULTS.md has the gain of whole trainings."""
     views.make_digits(tmp_path / "digits.npz")
     with ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as side_by_side:
         last = dict(zip((True, False), side_by_side.map(last_evaluation, [tmp_path] * 2, (True, False))))

@@ -40,6 +40,7 @@ def full_disk(room: int = 0) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="forks")
 def test_a_disk_that_takes_no_more_harms_no_file():
     outcome = sample("query,add,export,half", first=0, count=20, by="attack.full_disks")

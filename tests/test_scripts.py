@@ -362,6 +362,7 @@ def write_own_code(code: Path) -> None:
         (code / block[1]).write_text(block[0], encoding="utf-8")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readme", READMES)
 def test_every_command_of_a_readme(code, readme):
     """In the README's order, shortened. Those on the reader's own data say in one line that it isn't there.
@@ -395,10 +396,12 @@ def test_every_command_of_a_readme(code, readme):
             assert done.returncode == 0, (command, done.stderr)
 
 
-@pytest.mark.parametrize("readme", READMES)
-def test_the_notebooks_lines_of_a_readme(code, readme):
-    block, = (block for block in re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(encoding="utf-8"),
+@pytest.mark.slow
+def test_the_notebooks_lines_of_the_readmes(code):
+    block, again = (block for readme in READMES
+                    for block in re.findall(r"^```python\n(.*?)^```", (ROOT / readme).read_text(encoding="utf-8"),
                                             re.MULTILINE | re.DOTALL) if "Solver" in block)
+    assert again == block
     assert block.count("\n") <= 5 and "epoch=100" in block
     done = run(code, sys.executable, "-c", block.replace("epoch=100", "epoch=1, hidden=32"))
     assert done.returncode == 0 and 0.1 < float(done.stdout.split()[-1]) < 1, done.stderr

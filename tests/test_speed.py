@@ -184,6 +184,7 @@ def test_the_references_map_is_ours_where_nothing_ties():
         assert reference.reference_map(*one) == pytest.approx(metric.mean_average_precision(*one), rel=1e-12)
 
 
+@pytest.mark.slow
 def test_the_benchmark_runs(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(speed, "ProcessPoolExecutor", lambda count, context: ThreadPoolExecutor(count))
     results = speed.main(["--quick", "--device", "cpu", "--results_dir", str(tmp_path)])

@@ -286,6 +286,7 @@ sys.exit(max(child.exitcode for child in children))
 """
 
 
+@pytest.mark.slow
 def test_a_study_twice_at_once_is_right(tmp_path):
     write_toy(tmp_path, pairs=90, queries=20, text_width=6)
     done = subprocess.run([sys.executable, "-c", STUDY_TWICE, tmp_path / "data", *[tmp_path / "two"] * 2,
