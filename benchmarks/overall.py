@@ -144,13 +144,13 @@ def constants(evidence: Evidence) -> list[str]:
             found = {title: _mean(changed, cut) - _mean(default, cut) for title, (changed, default) in pairs.items()}
             worst = min(found, key=found.get)
             cells[-1] += [f"{np.mean(list(found.values())):+.1f}", f"{found[worst]:+.1f} ({worst})"]
-        names += [title for title in pairs if title not in names]
+        names += [data.title for data in evidence.datasets if data.title in pairs and data.title not in names]
         for changed, default in pairs.values():
             seeds["changed"].add(len(changed.by_seed))
             seeds["default"].add(len(default.by_seed))
     if not cells:
         return [NOTHING]
-    return [f"On {listed(names)}, mean of the code lengths and both directions, unpaired, "
+    return [f"On the labels of {listed(names)}, mean of the code lengths and both directions, unpaired, "
             f"{of_seeds(sorted(seeds['changed']))} against {of_seeds(sorted(seeds['default']))} of the default; "
             "`python benchmark.py constants --record`:", "",
             *table(["minus the default, points", "@all", "at worst", "@50", "at worst"], cells), *footnote(cells)]

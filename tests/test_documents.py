@@ -219,7 +219,7 @@ def test_constants_are_held_against_the_default(records):
                record(settings={"noise": 2.0}, score=0.1, dataset="stamps"),
                record(settings={"lr": 0.002}, score=0.9, dataset="wiki")]  # without a default
     lines = overall.constants(evidence.gather(records + changed, current, None, None))
-    assert lines[0].startswith("On OpenMoji and Digits, mean of the code lengths and both directions, unpaired, "
+    assert lines[0].startswith("On the labels of OpenMoji and Digits, mean of the code lengths and both directions, unpaired, "
                                "1 seed against 1 to 3 seeds of the default; ")
     assert [line for line in lines if line.startswith("| ours")] == [
         "| ours, `--noise 2` † | -0.5 | -3.0 (OpenMoji) | -0.5 | -3.0 (OpenMoji) |"]
