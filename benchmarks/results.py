@@ -75,8 +75,8 @@ def of_dataset(data: Data, evidence: Evidence) -> list[str]:
         lines += ["", "### What the scale changes", "", *changes(data, evidence)]
     if other:
         lines += ["", "### Other settings of ours, unpaired", "",
-                  "From the studies `scale`, `epochs`, `constants` and `ablation` of benchmark.py. Each row names the settings "
-                  "that differ from the default.", "", *by_length(other, data, evidence, "unpaired", "map", "map@50")]
+                  "From the studies `scale`, `epochs`, `constants` and `ablation` of benchmark.py. Each row names the "
+                  "settings that differ from the default.", "", *by_length(other, data, evidence, "unpaired", "map", "map@50")]
     if left_out := sum("final" in record for record in data.records) - sum(len(row.records) for row in data.rows):
         lines += ["", f"Not in these tables: {left_out} trainings of ours with other code lengths."]
     skipped = {f"{record['method']}{', {} bits'.format(record['bits']) if record['bits'] else ''}": record["skipped"]

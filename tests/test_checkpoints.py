@@ -184,8 +184,10 @@ def test_what_was_saved_is_read(tmp_path, value):
 
 def test_what_was_read_has_memory_of_its_own(tmp_path):
     numbers = torch.arange(6.0)
-    torch.save([numbers, numbers[1:3], numbers.reshape(2, 3).T, torch.ones(()).expand(8, 16)], tmp_path / "x.pth")
+    saved = [numbers, numbers[1:3], numbers.reshape(2, 3).T, torch.ones(()).expand(8, 16)]
+    torch.save(saved, tmp_path / "x.pth")
     found = read_torch_file(tmp_path / "x.pth")
+    assert all(map(torch.equal, found, saved))
     assert len({tensor.data_ptr() for tensor in found}) == len(found)
     assert all(tensor.is_contiguous() and tensor.untyped_storage().nbytes() == 4 * tensor.numel() for tensor in found)
 
