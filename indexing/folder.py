@@ -232,14 +232,11 @@ class NewVersion:
         write_atomically(self.path(name), write)
 
     def write_faiss(self, index: faiss.IndexBinary) -> None:
-        """Write ``faiss.index``."""
+        """Write ``faiss.index``. By its path, faiss would say nothing of what a full disk refuses as the file is closed.
+        """
         import faiss
 
-        try:
-            faiss.write_index_binary(index, str(self.path("faiss.index")))
-        except RuntimeError as error:  # faiss's word for a full disk
-            raise InputError(f"{self.path('faiss.index')}: cannot write ({str(error).splitlines()[-1]}); the index "
-                             "that was there is unchanged") from error
+        self.write("faiss.index", lambda file: faiss.write_index_binary(index, faiss.PyCallbackIOWriter(file.write)))
 
     def note_progress(self, done: int, features_hash: str) -> None:
         """Record that ``codes.npy`` holds the codes of ``done`` items, whose features have this SHA-256."""

@@ -151,6 +151,15 @@ def test_each_field_of_a_state_is_checked(trained, resumed, field, value, messag
     assert "state.pth: " in str(error.value) and re.search(message, str(error.value))
 
 
+def test_a_log_that_was_saved_as_a_tuple_is_gone_on_with(trained, resumed):
+    _, path = files(trained)
+    state = changed(torch.load(path, weights_only=True), "log", tuple)
+    with replaced(path, changed(state, "history", tuple)):
+        run_state.load(path, resumed.about(), resumed.config.outcome(), run := RunState(), resumed.model,
+                       resumed.optimizer, labelled=True)
+    assert (type(run.log), type(run.history)) == (list, list) and len(run.log) == run.epoch
+
+
 def test_what_a_checkpoint_may_leave_out_is_not_missed(trained, tmp_path):
     path, _ = files(trained)
     content = torch.load(path, weights_only=True)

@@ -469,6 +469,28 @@ for work, after in ((lambda: build(new), built), (grow, np.concatenate([before, 
 """
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
+def test_a_faiss_index_that_is_cut_short_is_not_published(build, data):
+    import resource
+
+    made = build("hnsw")
+    before = made.query(text=data.query.text)
+    files = {path.name: path.stat().st_size for path in (made.folder / "v1").iterdir()}
+    assert max(files, key=files.get) == "faiss.index"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (files["faiss.index"] - 1, limits[1]))
+    try:
+        with pytest.raises(InputError, match="faiss.index: cannot write: File too large"):
+            build("hnsw")
+        with pytest.raises(InputError, match="faiss.index: cannot write: File too large"):
+            made.add(image=data.retrieval.image[:9], columns={"caption": data.retrieval.meta["caption"][:9]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    again = Index.load(made.folder)
+    again.verify()
+    np.testing.assert_array_equal(again.query(text=data.query.text).id, before.id)
+
+
 @pytest.mark.parametrize("kind", ["ivf"])  # does on the disk what flat does, and more
 def test_killed_at_any_point_the_old_index_is_whole_and_the_build_goes_on(toy, tmp_path, kind):
     done = subprocess.run([sys.executable, "-c", KILLED.format(image=IMAGE), tmp_path / "index",

@@ -98,7 +98,7 @@ def load(path: Path, about: dict, outcome: dict[str, object], run: RunState, mod
     optimizer.load_state_dict({"state": moments, "param_groups": groups})
     run.epoch, run.step, run.seconds = state["epoch"], state["step"], state["seconds"]
     run.statistics = [values.to(device) for values in state["statistics"]]
-    run.log, run.history = state["log"], state["history"]
+    run.log, run.history = [*state["log"]], [*state["history"]]  # lists, even if they were saved as tuples
     seed_process(outcome["seed"], run.epoch, run.step)  # for processes that the interrupted run didn't have
     try:
         for random in state["random"][processes.rank():][:1]:

@@ -173,7 +173,8 @@ def near(value: object) -> list[Callable[[], object]]:
         return [lambda: -value, lambda: value * 10**9, lambda: str(value), lambda: [value], lambda: float(value),
                 lambda: value + 1, lambda: torch.tensor(value), lambda: {"a": value}, lambda: 0 * value]
     if isinstance(value, str):
-        return [lambda: value + "x", lambda: value * 10**4, lambda: value.encode(), lambda: [value], lambda: "",
+        return [lambda: value + "x", lambda: value * 10**4, lambda: value.encode("utf-8", "surrogatepass"),
+                lambda: [value], lambda: "",
                 lambda: "\N{ZERO WIDTH SPACE}" + value]
     if isinstance(value, dict):
         return [lambda: {}, lambda: [*value], lambda: [*value.values()], lambda: {str(key): 1 for key in value},
