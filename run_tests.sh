@@ -6,4 +6,4 @@ cd "$(dirname "$0")"
 also=requirements-test.txt
 source ./env.sh
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}  # of each process: the files make use of the cores
-exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile "$@"
+exec "$PYTHON" -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder "$@"

@@ -11,7 +11,7 @@ DRAWN = {"test_report", "test_unlabelled"}  # the files that look at what the pa
 
 
 def pytest_addoption(parser):
-    parser.addoption("--slow", action="store_true", help="run the slow tests, too: whole commands, full disks, a training")
+    parser.addoption("--slow", action="store_true", help="run the slow tests, too")
 
 
 def pytest_collection_modifyitems(config, items):

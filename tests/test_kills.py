@@ -12,6 +12,7 @@ from attack.__main__ import attack
 KILLS, OPERATIONS = 5, 6
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
 def test_what_is_killed_loses_nothing_and_ends_as_without_a_kill():
     pytest.importorskip("duckdb")
