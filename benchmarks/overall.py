@@ -48,8 +48,15 @@ def best(data: Data, bits: str, cut: str) -> float | None:
     return max((value for row in data.others if (value := score(row, bits, cut)) is not None), default=None)
 
 
-def without_scale(data: Data, bits: str, cut: str) -> float | None:
-    return score(data.row(OFF), bits, cut)
+def of_settings(settings: dict) -> Callable[[Data, str, str], float | None]:
+    """The score of ours with these settings."""
+    return lambda data, bits, cut: score(data.row(settings), bits, cut)
+
+
+def mean_and_least(points: dict[str, float]) -> list[str]:
+    """The cells of differences by label set: the mean, and the least with its label set."""
+    least = min(points, key=points.get)
+    return [f"{np.mean(list(points.values())):+.1f}", f"{points[least]:+.1f} ({least})"]
 
 
 def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
@@ -59,7 +66,7 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
         return [NOTHING_ZH if zh else NOTHING]
     others = {name: of_method(name) for name in METHODS}
     others = {"每种情形下最好的其他方法" if zh else "the best other method in each case": best} | others
-    others["关闭渐进式" if zh else "ours, without the scale"] = without_scale
+    others["关闭渐进式" if zh else "ours, without the scale"] = of_settings(OFF)
     rows = []
     for name, other in others.items():
         found = {cut: differences(sets, other, cut) for cut in CUTS}
@@ -67,9 +74,7 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
             continue
         cells = [f"{len(found['map'])}"]
         for cut in CUTS:
-            means = {title: float(np.mean(values)) for title, values in found[cut].items()}
-            worst = min(means, key=means.get)
-            cells += [f"{np.mean(list(means.values())):+.1f}", f"{means[worst]:+.1f} ({worst})"]
+            cells += mean_and_least({title: float(np.mean(values)) for title, values in found[cut].items()})
         rows.append([name + evidence.mark(_rows(sets, name)), *cells])
     ours = {cut: np.mean([value for data in sets for bits in data.lengths
                           if (value := score(data.row(ON), bits, cut)) is not None]) for cut in CUTS}
@@ -123,34 +128,27 @@ def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:
             *table(["labels", "", "label sets", "mean", "least", "most"], rows, 2), *footnote([[mark]])]
 
 
-def _mean(row: Row, cut: str) -> float:
-    """In points, over seeds, code lengths and both directions, unpaired."""
-    return float(np.mean([row.mean(seed, "unpaired", cut) for seed in row.by_seed]))
-
-
 def constants(evidence: Evidence) -> list[str]:
     """Ours with each constant at half and at double its default, minus the default, all seeds of both: the mean over the
     label sets of the half that the method was chosen on, and the label set where it is least.
     """
-    cells, names, seeds = [], [], {"changed": set(), "default": set()}
+    sets, cells, titles, seeds = evidence.label_sets(SELECTION), [], set(), {"changed": set(), "default": set()}
     for changes in STUDIES["constants"].values():
-        pairs = {data.title: (changed, default) for data in evidence.label_sets(SELECTION) if changes != ON
-                 and (changed := data.row(changes)) and (default := data.row(ON))}
-        if not pairs:
+        trained = [data for data in sets if changes != ON and data.row(changes) and data.row(ON)]
+        if not trained:
             continue
-        mark = evidence.mark(row for pair in pairs.values() for row in pair)
-        cells.append([label(next(iter(pairs.values()))[0]) + mark])
+        titles |= {data.title for data in trained}
+        seeds["changed"] |= {len(data.row(changes).by_seed) for data in trained}
+        seeds["default"] |= {len(data.row(ON).by_seed) for data in trained}
+        mark = evidence.mark(data.row(settings) for data in trained for settings in (changes, ON))
+        cells.append([label(trained[0].row(changes)) + mark])
         for cut in CUTS:
-            found = {title: _mean(changed, cut) - _mean(default, cut) for title, (changed, default) in pairs.items()}
-            worst = min(found, key=found.get)
-            cells[-1] += [f"{np.mean(list(found.values())):+.1f}", f"{found[worst]:+.1f} ({worst})"]
-        names += [data.title for data in evidence.datasets if data.title in pairs and data.title not in names]
-        for changed, default in pairs.values():
-            seeds["changed"].add(len(changed.by_seed))
-            seeds["default"].add(len(default.by_seed))
+            found = differences(trained, of_settings(changes), cut)
+            cells[-1] += mean_and_least({title: -float(np.mean(values)) for title, values in found.items()})
     if not cells:
         return [NOTHING]
-    return [f"On the labels of {listed(names)}, mean of the code lengths and both directions, unpaired, "
+    names = listed([data.title for data in evidence.datasets if data.title in titles])
+    return [f"On the labels of {names}, mean of the code lengths and both directions, unpaired, "
             f"{of_seeds(sorted(seeds['changed']))} against {of_seeds(sorted(seeds['default']))} of the default; "
             "`python benchmark.py constants --record`:", "",
             *table(["minus the default, points", "@all", "at worst", "@50", "at worst"], cells), *footnote(cells)]

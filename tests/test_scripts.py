@@ -297,7 +297,7 @@ def test_an_old_python_gives_way_to_a_newer_one_by_name(machine):
 def test_the_tests_need_their_tools_as_well(machine):
     python = machine.python("conda", PINS)
     done = machine.run("run_tests.sh", "-k", "metric")
-    assert ran(done) == machine.venv and done.stdout.endswith(" -k metric\n")
+    assert ran(done) == machine.venv and done.stdout.endswith("--dist loadfile --no-loadscope-reorder -k metric\n")
     assert f"{python} -m pip install 'pytest>=" in done.stderr and machine.installed("conda") == []
     assert machine.installed() == [
         "install --disable-pip-version-check -r requirements.txt -r requirements-test.txt"]

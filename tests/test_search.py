@@ -471,21 +471,17 @@ for work, after in ((lambda: build(new), built), (grow, np.concatenate([before, 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="limits the size of files as POSIX does")
 def test_a_faiss_index_that_is_cut_short_is_not_published(build, data):
-    import resource
+    from test_full_disks import full_disk  # which needs POSIX
 
     made = build("hnsw")
     before = made.query(text=data.query.text)
     files = {path.name: path.stat().st_size for path in (made.folder / "v1").iterdir()}
     assert max(files, key=files.get) == "faiss.index"
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (files["faiss.index"] - 1, limits[1]))
-    try:
+    with full_disk(files["faiss.index"] - 1):
         with pytest.raises(InputError, match="faiss.index: cannot write: File too large"):
             build("hnsw")
         with pytest.raises(InputError, match="faiss.index: cannot write: File too large"):
             made.add(image=data.retrieval.image[:9], columns={"caption": data.retrieval.meta["caption"][:9]})
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     again = Index.load(made.folder)
     again.verify()
     np.testing.assert_array_equal(again.query(text=data.query.text).id, before.id)
