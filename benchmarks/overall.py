@@ -147,10 +147,11 @@ def constants(evidence: Evidence) -> list[str]:
             cells[-1] += mean_and_least({title: -float(np.mean(values)) for title, values in found.items()})
     if not cells:
         return [NOTHING]
-    names = listed([data.title for data in evidence.datasets if data.title in titles])
-    return [f"On the labels of {names}, mean of the code lengths and both directions, unpaired, "
+    trained = [data for data in evidence.datasets if data.title in titles]
+    return [f"On the labels of {listed([data.title for data in trained])}, mean of the code lengths and both directions, unpaired, "
             f"{of_seeds(sorted(seeds['changed']))} against {of_seeds(sorted(seeds['default']))} of the default; "
-            "`python benchmark.py constants --record`:", "",
+            f"`python benchmark.py constants --datasets {' '.join(data.name for data in trained)} --seeds "
+            f"{max(seeds['changed'])} --record`:", "",
             *table(["minus the default, points", "@all", "at worst", "@50", "at worst"], cells), *footnote(cells)]
 
 
