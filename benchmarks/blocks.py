@@ -16,7 +16,7 @@ import numpy as np
 
 import ICMR
 from benchmarks import promises
-from benchmarks.evidence import OFF, ON, Data, Evidence, Pair, Row
+from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.promises import in_points, interval, standard_error
 from benchmarks.tables import spread
 from common.errors import InputError
@@ -42,12 +42,7 @@ def gain(values: Sequence[float], zh: bool = False, usual: int | None = None) ->
     error = f" ± {standard_error(np.array(values)):.1f}" if len(values) > 1 else ""
     if len(values) == 1 or usual not in (None, len(values)):
         error += f"（{len(values)} 个种子）" if zh else f" ({of('seed', len(values))})"
-    return f"{_zero(float(np.mean(values))):+.1f}{error}"
-
-
-def _zero(value: float) -> float:
-    """Without the sign of what is rounded to zero."""
-    return 0.0 if abs(value) < 0.05 else value
+    return f"{np.mean(values):+z.1f}{error}"
 
 
 def seeds_of(row: Row, lengths: Sequence[str]) -> str:
@@ -170,15 +165,6 @@ def _mark(evidence: Evidence, data: Data) -> str:
     return evidence.mark(data.compared[:2])
 
 
-def _by_epochs(data: Data) -> dict[int, Pair]:
-    """Ours with and without the scale, by the length of the training in epochs, all else at its default."""
-    found = {}
-    for row in data.rows:
-        if row.ours and row.settings.keys() <= {"epoch"} and (pair := data.pair(row.settings)):
-            found[row.settings.get("epoch", ICMR.Config().epoch)] = pair
-    return dict(sorted(found.items()))
-
-
 # --- the blocks of the documentation ----------------------------------------------------------------------------------
 
 PROMISED = {  # measure: what the guide promised, in English and Chinese, and its figure
@@ -244,7 +230,7 @@ def _added_time(evidence: Evidence, zh: bool) -> list[str]:
         low, high = interval(more)
         word = promises.verdict(-high, -low, promise.least)
         name, word = (name.replace("MIRFlickr-sized", "MIRFlickr 规模的数据"), VERDICTS_ZH[word]) if zh else (name, word)
-        found.append(f"{name} **{word}**{'：' if zh else ': '}{_zero(more.mean()):+.1f} ± {standard_error(more):.1f} %")
+        found.append(f"{name} **{word}**{'：' if zh else ': '}{more.mean():+z.1f} ± {standard_error(more):.1f} %")
     if zh:
         return ["", f"每轮时间（增加 <1%），开启与关闭交替测量的各轮之比：{'；'.join(found)}。"]
     return ["", f"Time of an epoch (under 1 % more), of epochs with and without the scale in turns: {'; '.join(found)}."]
@@ -255,7 +241,7 @@ def _promise_cell(row: dict, zh: bool) -> str:
     word = VERDICTS_ZH[row["verdict"]] if zh else row["verdict"]
     if row["change"] is None:
         return f"**{word}**"
-    change = f"{_zero(row['change']):+.1f}"
+    change = f"{row['change']:+z.1f}"
     change += f" ± {row['standard_error']:.1f}" if row["standard_error"] is not None else ""
     return f"**{word}**{'：' if zh else ': '}{change}{' %' * (row['unit'] == '%')}"
 
@@ -329,41 +315,20 @@ def sweep(evidence: Evidence, study: str, what: str, name: Callable[[dict], str]
                  for row in rows]
         lines += [*([""] if lines else []),
                   f"{data.title}, mean of the code lengths and both directions, unpaired, mean ± standard deviation "
-                  f"over {of_seeds([len(seeds)])}; `{command(study, data, seeds)}`:", "",
+                  f"over {of_seeds([len(seeds)])}; `{command(study, [data], seeds)}`:", "",
                   *table([what, "mAP@all", "mAP@50", "R@10 of the own partner", "quantization error"], cells),
                   *footnote(cells)]
     return lines or [NOTHING]
 
 
-def epochs(evidence: Evidence) -> list[str]:
-    """Ours with and without the scale after trainings of different length, a table a data set."""
-    lines = []
-    for data in evidence.datasets:
-        cells, pairs = [], _by_epochs(data)
-        for number, (on, off, seeds) in pairs.items():
-            row = [f"{number}" + " (default)" * (on.settings == ON) + evidence.mark([on, off])]
-            for cut in ("map", "map@50"):
-                a, b = ([side.mean(seed, "unpaired", cut) for seed in seeds] for side in (off, on))
-                row += [spread(a), spread(b), gain(np.subtract(b, a))]
-            cells.append(row)
-        if len(cells) > 1:
-            seeds = [pair.seeds for pair in pairs.values()]
-            lines += [*([""] if lines else []),
-                      f"{data.title}, mean of the code lengths and both directions, unpaired, mean ± standard "
-                      f"deviation over {of_seeds(map(len, seeds))}, the gain ± its standard error; "
-                      f"`{command('epochs', data, itertools.chain(*seeds))}`:", "",
-                      *table(["epochs", "mAP@all off", "on", "gain", "mAP@50 off", "on", "gain"], cells),
-                      *footnote(cells)]
-    return lines or [NOTHING]
-
-
-def command(study: str, data: Data, seeds: Iterable[int]) -> str:
-    """The command that makes the records of these seeds anew; benchmark.py takes seeds from 0 up."""
+def command(study: str, sets: Sequence[Data], seeds: Iterable[int]) -> str:
+    """The command that makes the records of these seeds of data sets anew; benchmark.py takes seeds from 0 up."""
     study = "" if study == "methods" else f" {study}"
-    first = {record["history"]["epoch"][0] for row in data.compared[:2] for record in row.records} \
-        if data.compared else set()  # each study has these trainings, and would replace them by some tested less often
+    first = {record["history"]["epoch"][0] for data in sets if data.compared for row in data.compared[:2]
+             for record in row.records}  # each study has these trainings, and would replace them by some tested less often
     tested = f" --eval_every {min(first)}" if len(first) == 1 and first != {ICMR.Config().eval_every} else ""
-    return f"python benchmark.py{study} --datasets {data.name} --seeds {max(seeds) + 1}{tested} --record"
+    names = " ".join(dict.fromkeys(data.name for data in sets))
+    return f"python benchmark.py{study} --datasets {names} --seeds {max(seeds) + 1}{tested} --record"
 
 
 # --- speed and search -------------------------------------------------------------------------------------------------
@@ -489,5 +454,5 @@ def billion(evidence: Evidence) -> list[str]:
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
     "headline": headline, "headline.zh": functools.partial(headline, zh=True),
     "promises": promises_table, "promises.zh": functools.partial(promises_table, zh=True),
-    "scale_sweep": scale_sweep, "balanced_loss": balanced_loss, "epochs": epochs,
+    "scale_sweep": scale_sweep, "balanced_loss": balanced_loss,
     "speed": speed, "search_speed": search_speed, "rerank": rerank, "billion": billion}

@@ -1,4 +1,4 @@
-"""The blocks about the whole bench: ours against every other method, and the scale on against off, over all label sets.
+"""The blocks about the whole bench: ours against every other method, with the scale and without, and with other settings.
 
 A label set is a data set with its labels, or with its finer ones: the same trainings tested twice. Every figure is a
 mean over label sets, code lengths, seeds and both directions, unpaired, after the last epoch.
@@ -11,14 +11,16 @@ from collections.abc import Callable, Iterable
 
 import numpy as np
 
+import ICMR
 from benchmarks.baselines import METHODS
-from benchmarks.blocks import NOTHING, NOTHING_ZH, footnote, label, listed, of_seeds, table
+from benchmarks.blocks import NOTHING, NOTHING_ZH, command, footnote, label, listed, of_seeds, table
 from benchmarks.datasets import BROAD_CLASSES, RECIPES, SELECTION, UNSEEN
-from benchmarks.evidence import OFF, ON, Data, Evidence, Row
+from benchmarks.evidence import OFF, ON, Data, Evidence, Pair, Row
 from benchmarks.promises import in_points
 from benchmarks.studies import STUDIES
 
 CUTS = {"map": "@all", "map@50": "@50"}
+SEPARATE = {"nested": False}
 
 
 def score(row: Row | None, bits: str, cut: str, protocol: str = "unpaired") -> float | None:
@@ -56,7 +58,7 @@ def of_settings(settings: dict) -> Callable[[Data, str, str], float | None]:
 def mean_and_least(points: dict[str, float]) -> list[str]:
     """The cells of differences by label set: the mean, and the least with its label set."""
     least = min(points, key=points.get)
-    return [f"{np.mean(list(points.values())):+.1f}", f"{points[least]:+.1f} ({least})"]
+    return [f"{np.mean(list(points.values())):+z.1f}", f"{points[least]:+z.1f} ({least})"]
 
 
 def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
@@ -132,30 +134,102 @@ def constants(evidence: Evidence) -> list[str]:
     """Ours with each constant at half and at double its default, minus the default, all seeds of both: the mean over the
     label sets of the half that the method was chosen on, and the label set where it is least.
     """
-    sets, cells, titles, seeds = evidence.label_sets(SELECTION), [], set(), {"changed": set(), "default": set()}
+    cells, compared, changed = [], [], []
     for changes in STUDIES["constants"].values():
-        trained = [data for data in sets if changes != ON and data.row(changes) and data.row(ON)]
-        if not trained:
+        sets = trained_with(changes, evidence.label_sets(SELECTION)) if changes != ON else []
+        if not sets:
             continue
-        titles |= {data.title for data in trained}
-        seeds["changed"] |= {len(data.row(changes).by_seed) for data in trained}
-        seeds["default"] |= {len(data.row(ON).by_seed) for data in trained}
-        mark = evidence.mark(data.row(settings) for data in trained for settings in (changes, ON))
-        cells.append([label(trained[0].row(changes)) + mark])
+        rows = [data.row(changes) for data in sets]
+        cells.append([label(rows[0]) + evidence.mark([*rows, *(data.row(ON) for data in sets)])])
         for cut in CUTS:
-            found = differences(trained, of_settings(changes), cut)
+            found = differences(sets, of_settings(changes), cut)
             cells[-1] += mean_and_least({title: -float(np.mean(values)) for title, values in found.items()})
+        compared += sets
+        changed += rows
     if not cells:
         return [NOTHING]
-    trained = [data for data in evidence.datasets if data.title in titles]
-    return [f"On the labels of {listed([data.title for data in trained])}, mean of the code lengths and both directions, unpaired, "
-            f"{of_seeds(sorted(seeds['changed']))} against {of_seeds(sorted(seeds['default']))} of the default; "
-            f"`python benchmark.py constants --datasets {' '.join(data.name for data in trained)} --seeds "
-            f"{max(seeds['changed'])} --record`:", "",
+    return [*what_is_compared("constants", [data for data in evidence.datasets if data in compared], changed),
             *table(["minus the default, points", "@all", "at worst", "@50", "at worst"], cells), *footnote(cells)]
+
+
+def nested(evidence: Evidence) -> list[str]:
+    """Nested codes minus codes with bits of their own for every length, all seeds of both: the mean over all label sets,
+    and the label set where it is least, a row a code length.
+    """
+    sets, cells = trained_with(SEPARATE, evidence.label_sets(SELECTION) + evidence.label_sets(UNSEEN)), []
+    rows = [data.row(SEPARATE) for data in sets]
+    for bits in sorted({bits for data in sets for bits in data.lengths}, key=int):
+        cells.append([bits])
+        for cut in CUTS:
+            cells[-1] += mean_and_least({
+                data.title: score(data.row(ON), bits, cut) - score(data.row(SEPARATE), bits, cut)
+                for data in sets if bits in data.lengths})
+    if not cells:
+        return [NOTHING]
+    mark = evidence.mark([*rows, *(data.row(ON) for data in sets)])
+    only = f" --methods '{next(name for name, settings in STUDIES['ablation'].items() if settings == SEPARATE)}'"
+    return [*what_is_compared("ablation", [data for data in evidence.datasets if data in sets], rows, only),
+            *table([f"bits, nested minus separate, points{mark}", "@all", "at worst", "@50", "at worst"], cells),
+            *footnote([[mark]])]
+
+
+def trained_with(changes: dict, sets: Iterable[Data]) -> list[Data]:
+    """The label sets that ours was trained on with these settings, and with the default."""
+    return [data for data in sets if data.row(changes) and data.row(ON)]
+
+
+def what_is_compared(study: str, sets: list[Data], changed: list[Row], options: str = "") -> list[str]:
+    """The sentence above a table of other settings against the default, with the command that trains them.
+
+    Args:
+        sets: the data sets, each once.
+        changed: the rows of other settings.
+        options: more of the command.
+    """
+    seeds = [of_seeds(sorted({len(row.by_seed) for row in rows})) for rows in (changed, [data.row(ON) for data in sets])]
+    made = command(study, sets, {seed for row in changed for seed in row.by_seed})
+    return [f"On the labels of {listed([data.title for data in sets])}, mean of the code lengths and both directions, "
+            f"unpaired, {seeds[0]} against {seeds[1]} of the default; `{made}{options}`:", ""]
+
+
+def epochs(evidence: Evidence) -> list[str]:
+    """Ours with the scale after trainings of different length, and what the scale gains there: a row a label set, a
+    table of mAP@all and one of mAP@50.
+    """
+    found = {data.title: pairs for half in (SELECTION, UNSEEN) for data in evidence.label_sets(half)
+             if len(pairs := by_epochs(data)) > 1}
+    if not found:
+        return [NOTHING]
+    numbers = sorted({number for pairs in found.values() for number in pairs})
+    sets = [data for data in evidence.datasets if data.title in found]
+    pairs = [pair for each in found.values() for pair in each.values()]
+    made = command("epochs", sets, {seed for pair in pairs for seed in pair.seeds})
+    lines = [f"Means of the code lengths, both directions and {of_seeds(len(pair.seeds) for pair in pairs)}, unpaired; "
+             f"the gain is that of the scale; `{made}`:"]
+    marks = {title: evidence.mark(row for pair in each.values() for row in pair[:2]) for title, each in found.items()}
+    for cut, name in CUTS.items():
+        cells = []
+        for title, each in found.items():
+            on = {number: f"{np.mean([pair.on.mean(seed, 'unpaired', cut) for seed in pair.seeds]):.1f}"
+                  for number, pair in each.items()}
+            gains = {number: f"{np.mean(pair.gains('unpaired', cut)):+z.1f}" for number, pair in each.items()}
+            cells.append([title + marks[title], *(side.get(number, "–") for side in (on, gains) for number in numbers)])
+        heads = [f"{what}{number} epochs" for what in ("", "gain, ") for number in numbers]
+        lines += ["", *table([f"mAP{name}", *heads], cells)]
+    return [*lines, *footnote([marks.values()])]
+
+
+def by_epochs(data: Data) -> dict[int, Pair]:
+    """Ours with and without the scale, by the length of the training in epochs, all else at its default."""
+    found = {}
+    for row in data.rows:
+        if row.ours and row.settings.keys() <= {"epoch"} and (pair := data.pair(row.settings)):
+            found[row.settings.get("epoch", ICMR.Config().epoch)] = pair
+    return dict(sorted(found.items()))
 
 
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
     "unseen": functools.partial(against, UNSEEN), "unseen.zh": functools.partial(against, UNSEEN, zh=True),
     "selection": functools.partial(against, SELECTION),
-    "constants": constants, "scale": scale_on_all, "scale.zh": functools.partial(scale_on_all, zh=True)}
+    "constants": constants, "nested": nested, "epochs": epochs,
+    "scale": scale_on_all, "scale.zh": functools.partial(scale_on_all, zh=True)}

@@ -55,7 +55,7 @@ def of_dataset(data: Data, evidence: Evidence) -> list[str]:
     other = [row for row in data.rows if row not in main]
     if main:
         names = [row.method if not row.ours else studies.OFF if row.settings == OFF else studies.DEFAULT for row in main]
-        made = command("methods", data, [seed for row in main for seed in row.by_seed])
+        made = command("methods", [data], [seed for row in main for seed in row.by_seed])
         if set(names) != {*METHODS, *studies.STUDIES["methods"]}:
             made = f"{made} --methods {shlex.join(names)}"
         made = [f"`{made}`:", ""]
