@@ -208,12 +208,17 @@ def epochs(evidence: Evidence) -> list[str]:
              f"the gain is that of the scale; `{made}`:"]
     marks = {title: evidence.mark(row for pair in each.values() for row in pair[:2]) for title, each in found.items()}
     for cut, name in CUTS.items():
-        cells = []
+        cells, below = [], {number: {} for number in numbers}
         for title, each in found.items():
-            on = {number: f"{np.mean([pair.on.mean(seed, 'unpaired', cut) for seed in pair.seeds]):.1f}"
+            on = {number: float(np.mean([pair.on.mean(seed, "unpaired", cut) for seed in pair.seeds]))
                   for number, pair in each.items()}
             gains = {number: f"{np.mean(pair.gains('unpaired', cut)):+z.1f}" for number, pair in each.items()}
-            cells.append([title + marks[title], *(side.get(number, "–") for side in (on, gains) for number in numbers)])
+            cells.append([title + marks[title], *(f"{on[number]:.1f}" if number in on else "–" for number in numbers),
+                          *(gains.get(number, "–") for number in numbers)])
+            for number, value in on.items():
+                below[number][title] = value - max(on.values())
+        cells.append(["the most below the best of its row", *(mean_and_least(below[number])[1] for number in numbers),
+                      *[""] * len(numbers)])
         heads = [f"{what}{number} epochs" for what in ("", "gain, ") for number in numbers]
         lines += ["", *table([f"mAP{name}", *heads], cells)]
     return [*lines, *footnote([marks.values()])]
