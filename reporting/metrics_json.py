@@ -1,7 +1,7 @@
 """``metrics.json`` read back: what its fields must be, as types that msgspec checks.
 
 The file of an older version, or of a training of benchmark.py, may lack some of them: whoever needs one says so. What
-reporting/page.py alone reads has no type here.
+reporting/page.py only prints has no type here.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Figure = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Length = Annotated[str, Meta(pattern="^([1-9][0-9]{0,4}|real)$")]  # of codes, or real-valued embeddings
 Figures = dict[str, dict[str, dict[str, Figure]] | Figure]  # by protocol, direction and measure
+Drawn = Annotated[float, Meta(ge=-1e100, le=1e100)]  # far below where the arithmetic of a figure overflows
 Setting = bool | int | Number | str | list[bool | int | Number | str] | None
 
 
@@ -36,6 +37,16 @@ class Trained(Struct):
     chosen: dict[str, Any]
 
 
+class Histogram(Struct):
+    edges: list[Drawn]
+    share: list[Drawn]
+
+
+class Curves(Struct):
+    code_histogram: Histogram | UnsetType = UNSET
+    unpaired: dict[str, dict[str, list[Drawn]]] | UnsetType = UNSET
+
+
 class Metrics(Struct, kw_only=True):
     dataset: str | UnsetType = UNSET
     commit: str | None = None
@@ -47,6 +58,9 @@ class Metrics(Struct, kw_only=True):
     trained: dict[Length, Trained] | UnsetType = UNSET
     environment: dict[str, Setting]
     final: dict[Length, Figures]
+    history: list[dict[str, Count | Figures]] | UnsetType = UNSET
+    curves: dict[Length, Curves] | UnsetType = UNSET
+    epochs: list[dict[str, Drawn]] | UnsetType = UNSET
 
 
 def read(path: Path) -> dict:

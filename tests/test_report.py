@@ -2,8 +2,10 @@
 
 import base64
 import copy
+import functools
 import io
 import json
+import operator
 import re
 import sys
 from html.parser import HTMLParser
@@ -303,6 +305,20 @@ def test_a_missing_or_foreign_run_is_one_line(tmp_path, capsys, content, message
     if content is not None:
         (tmp_path / "metrics.json").write_text(content)
     assert message in error_line(capsys, lambda: report.main([str(tmp_path)]))
+    assert not (tmp_path / "report.html").exists()
+
+
+@pytest.mark.parametrize("field", [("curves", "4", "code_histogram", "share", 3), ("epochs", 1, "loss"),
+                                   ("curves", "8", "unpaired", "i2t", "precision", 0),
+                                   ("history", 0, "4", "unpaired", "t2i", "map")])
+def test_numbers_that_cannot_be_drawn_are_refused(run, tmp_path, capsys, field):
+    """Times 100 they are infinite, and NumPy prints a warning beside the page."""
+    results = json.loads((run[0] / "metrics.json").read_text())
+    del results["sha256"]
+    *way, last = field
+    functools.reduce(operator.getitem, way, results)[last] = 1.7e308
+    (tmp_path / "metrics.json").write_text(json.dumps(results))
+    assert f"{field[0]}[" in error_line(capsys, lambda: report.main([str(tmp_path)]))
     assert not (tmp_path / "report.html").exists()
 
 
