@@ -117,8 +117,8 @@ def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:
             if found:
                 least, most = (pick(found, key=found.get) for pick in (min, max))
                 kind = (("宽" if broad else "窄") if zh else "broad" if broad else "narrow")
-                rows.append([kind, name, f"{len(found)}", f"{np.mean(list(found.values())):+.1f}",
-                             f"{found[least]:+.1f} ({least})", f"{found[most]:+.1f} ({most})"])
+                rows.append([kind, name, f"{len(found)}", f"{np.mean(list(found.values())):+z.1f}",
+                             f"{found[least]:+z.1f} ({least})", f"{found[most]:+z.1f} ({most})"])
     if not rows:
         return [NOTHING_ZH if zh else NOTHING]
     mark = evidence.mark(row for data in compared for row in data.compared[:2])
