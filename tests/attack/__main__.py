@@ -1,6 +1,6 @@
 """Attacks every reader with damaged files, kills and starves what writes, and prints what came of it.
 
-    python tests/attack --count 10000 --kills 100 --lines 500 --disks 1500 --seconds 7200
+    python tests/attack --count 10000 --kills 100 --lines 500 --disks 5000 --seconds 8000
     python tests/attack ... --write docs/safety.md      # puts the tables there, too
 
 A child process damages a sample and reads it, again and again; this one watches it and starts another when it hangs or
