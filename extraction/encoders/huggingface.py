@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import logging
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,9 @@ def load(model: str) -> Encoders:
     """
     library = optional("transformers")
     try:
-        found = _load(model, library)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of what is refused in one line
+            found = _load(model, library)
         check_sound(found)
     except Exception as error:  # damaged files make the libraries raise whatever they come upon
         raise InputError(f"{model or '(empty)'}: can't be used as a CLIP model ({reason(error)}); expected the name of "

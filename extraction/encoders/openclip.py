@@ -64,6 +64,7 @@ def _load(model: str, library) -> Encoders:
     where = device()
     with warnings.catch_warnings(), _quiet():
         warnings.filterwarnings("error", message="QuickGELU mismatch")  # other features than the weights are made for
+        warnings.filterwarnings("ignore", message="Detected pickle protocol")  # of what is refused in one line
         # create_model goes on with random weights if it finds none; this refuses.
         network, preprocess = library.create_model_from_pretrained(
             name, weights, device=where, precision="fp32", **_own_preprocessing(name, weights, library))
