@@ -21,7 +21,7 @@ Count = Annotated[int, Meta(ge=0)]
 Number = Annotated[float, Meta(ge=-sys.float_info.max, le=sys.float_info.max)]
 Figure = Annotated[float, Meta(ge=-1e6, le=1e6)]
 Length = Annotated[str, Meta(pattern="^([1-9][0-9]{0,4}|real)$")]  # of codes, or real-valued embeddings
-Figures = dict[str, dict[str, dict[str, Figure]] | Figure]  # by protocol, direction and measure
+Directions = dict[str, dict[str, Figure]]  # by direction and measure
 Drawn = Annotated[float, Meta(ge=-1e100, le=1e100)]  # far below where the arithmetic of a figure overflows
 Setting = bool | int | Number | str | list[bool | int | Number | str] | None
 
@@ -35,6 +35,14 @@ class Sizes(Struct):
 class Trained(Struct):
     config: dict[str, Setting]
     chosen: dict[str, Any]
+
+
+class Figures(Struct):
+    unpaired: Directions | UnsetType = UNSET
+    paired: Directions | UnsetType = UNSET
+    partners: Directions | UnsetType = UNSET
+    quantization_error: Figure | UnsetType = UNSET
+    bit_balance: Figure | UnsetType = UNSET
 
 
 class Histogram(Struct):

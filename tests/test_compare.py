@@ -135,5 +135,10 @@ def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, capsys):
     assert "of another run" in refused(capsys, runs / "true-0", other)
     (other / "average_precision.npz").write_bytes(b"PK\x03\x04 no zip")
     assert "not the average precision" in refused(capsys, runs / "true-0", other)
+    found = json.loads((other / "metrics.json").read_text())
+    found.pop("sha256")
+    found["final"]["4"]["unpaired"] = 0.5
+    (other / "metrics.json").write_text(json.dumps(found))
+    assert "final[...].unpaired: Expected `object`" in refused(capsys, runs / "true-0", other)
     (other / "metrics.json").write_text('{"final": []}')
     assert "expected the metrics of a finished run" in refused(capsys, runs / "true-0", other)
