@@ -135,9 +135,11 @@ class Evidence:
     speed: dict | None
     search: dict | None
 
-    def label_sets(self, half: str) -> list[Data]:
-        """The data sets of a half of the bench that have records, each with its labels and then with its finer ones."""
-        return [each for data in self.datasets if data.half == half for each in (data, data.finer) if each]
+    def label_sets(self, *halves: str) -> list[Data]:
+        """The data sets of these halves of the bench that have records, each with its labels and then with its finer ones.
+        """
+        return [each for half in halves for data in self.datasets if data.half == half
+                for each in (data, data.finer) if each]
 
     def mark(self, rows: Iterable[Row]) -> str:
         """A † if a record of these rows is of other code than the present."""

@@ -108,7 +108,7 @@ def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:
     """What the scale changes on broad and on narrow labels: mean, least and most over the label sets of the bench."""
     rows = []
     measures = {"mAP@all": ("unpaired", "map"), "mAP@50": ("unpaired", "map@50"), "R@10": ("partners", "recall@10")}
-    compared = [data for half in (SELECTION, UNSEEN) for data in evidence.label_sets(half) if data.compared]
+    compared = [data for data in evidence.label_sets(SELECTION, UNSEEN) if data.compared]
     for broad in (True, False):
         sets = [data for data in compared if data.broad == broad]
         for name, (protocol, cut) in measures.items():
@@ -148,7 +148,7 @@ def constants(evidence: Evidence) -> list[str]:
         changed += rows
     if not cells:
         return [NOTHING]
-    return [*what_is_compared("constants", [data for data in evidence.datasets if data in compared], changed),
+    return [*what_is_compared(evidence, "constants", compared, changed, "the code lengths and both directions"),
             *table(["minus the default, points", "@all", "at worst", "@50", "at worst"], cells), *footnote(cells)]
 
 
@@ -156,7 +156,7 @@ def nested(evidence: Evidence) -> list[str]:
     """Nested codes minus codes with bits of their own for every length, all seeds of both: the mean over all label sets,
     and the label set where it is least, a row a code length.
     """
-    sets, cells = trained_with(SEPARATE, evidence.label_sets(SELECTION) + evidence.label_sets(UNSEEN)), []
+    sets, cells = trained_with(SEPARATE, evidence.label_sets(SELECTION, UNSEEN)), []
     rows = [data.row(SEPARATE) for data in sets]
     for bits in sorted({bits for data in sets for bits in data.lengths}, key=int):
         cells.append([bits])
@@ -168,7 +168,7 @@ def nested(evidence: Evidence) -> list[str]:
         return [NOTHING]
     mark = evidence.mark([*rows, *(data.row(ON) for data in sets)])
     only = f" --methods '{next(name for name, settings in STUDIES['ablation'].items() if settings == SEPARATE)}'"
-    return [*what_is_compared("ablation", [data for data in evidence.datasets if data in sets], rows, only),
+    return [*what_is_compared(evidence, "ablation", sets, rows, "both directions", only),
             *table([f"bits, nested minus separate, points{mark}", "@all", "at worst", "@50", "at worst"], cells),
             *footnote([[mark]])]
 
@@ -178,17 +178,20 @@ def trained_with(changes: dict, sets: Iterable[Data]) -> list[Data]:
     return [data for data in sets if data.row(changes) and data.row(ON)]
 
 
-def what_is_compared(study: str, sets: list[Data], changed: list[Row], options: str = "") -> list[str]:
+def what_is_compared(evidence: Evidence, study: str, sets: list[Data], changed: list[Row], means: str,
+                     options: str = "") -> list[str]:
     """The sentence above a table of other settings against the default, with the command that trains them.
 
     Args:
-        sets: the data sets, each once.
+        sets: the label sets of the table.
         changed: the rows of other settings.
+        means: what its figures are the means of.
         options: more of the command.
     """
+    sets = [data for data in evidence.datasets if data in sets]  # each once, without its finer labels
     seeds = [of_seeds(sorted({len(row.by_seed) for row in rows})) for rows in (changed, [data.row(ON) for data in sets])]
     made = command(study, sets, {seed for row in changed for seed in row.by_seed})
-    return [f"On the labels of {listed([data.title for data in sets])}, mean of the code lengths and both directions, "
+    return [f"On the labels of {listed([data.title for data in sets])}, mean of {means}, "
             f"unpaired, {seeds[0]} against {seeds[1]} of the default; `{made}{options}`:", ""]
 
 
@@ -196,8 +199,7 @@ def epochs(evidence: Evidence) -> list[str]:
     """Ours with the scale after trainings of different length, and what the scale gains there: a row a label set, a
     table of mAP@all and one of mAP@50.
     """
-    found = {data.title: pairs for half in (SELECTION, UNSEEN) for data in evidence.label_sets(half)
-             if len(pairs := by_epochs(data)) > 1}
+    found = {data.title: pairs for data in evidence.label_sets(SELECTION, UNSEEN) if len(pairs := by_epochs(data)) > 1}
     if not found:
         return [NOTHING]
     numbers = sorted({number for pairs in found.values() for number in pairs})

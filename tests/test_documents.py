@@ -233,7 +233,7 @@ def test_nested_codes_are_held_against_separate_ones_at_each_length(records):
                 record(settings={"nested": False}, score=0.502, lengths=(16,), dataset="stamps", code="b" * 64),
                 record(settings={"nested": False}, score=0.9, dataset="wiki")]  # without a default
     lines = overall.nested(evidence.gather(records + separate, current, None, None))
-    assert lines[0].startswith("On the labels of OpenMoji and Stamps, ") and "; `python benchmark.py ablation --datasets " \
+    assert lines[0].startswith("On the labels of OpenMoji and Stamps, mean of both directions, unpaired, ") and "; `python benchmark.py ablation --datasets " \
         "openmoji stamps --seeds 2 --eval_every 1 --record --methods 'ours, every length with bits of its own'`:" in lines[0]
     assert lines[4:6] == ["| 16 | +1.4 | -0.2 (Stamps) | +1.4 | -0.2 (Stamps) |",
                           "| 64 | +3.0 | +3.0 (OpenMoji) | +3.0 | +3.0 (OpenMoji) |"]
