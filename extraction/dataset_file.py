@@ -34,10 +34,11 @@ NAME_COLUMNS = ("image_file", "file", "icon", "hexcode")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of what encodes: ``--encoders``, which ``--clip`` is an older name of."""
     parser.add_argument("--encoders", type=known.names_in, default=[known.DEFAULT], metavar="NAME[,NAME...]",
-                        help="what encodes both: packaged (default: EfficientNet-Lite0 and all-MiniLM-L6-v2), a "
-                             "CLIP-like model of Hugging Face's hub, such as openai/clip-vit-base-patch32, or its "
-                             "folder, or one of open_clip, such as open_clip:ViT-B-32/laion2b_s34b_b79k; several, "
-                             "separated by commas, encode in one pass and make a file each, NAME-ENCODER.h5")
+                        help="what encodes both: packaged (default: EfficientNet-Lite0 and all-MiniLM-L6-v2), "
+                             "packaged:float64 (slower, but the same on every processor), a CLIP-like model of Hugging "
+                             "Face's hub, such as openai/clip-vit-base-patch32, or its folder, or one of open_clip, "
+                             "such as open_clip:ViT-B-32/laion2b_s34b_b79k; several, separated by commas, encode in "
+                             "one pass and make a file each, NAME-ENCODER.h5")
     parser.add_argument("--clip", type=lambda name: [name], dest="encoders", metavar="MODEL", default=argparse.SUPPRESS,
                         help="the same for a single CLIP-like model")
     parser.add_argument("--max_pixels", type=int, default=MAX_PIXELS, metavar="N",

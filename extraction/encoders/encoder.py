@@ -27,18 +27,18 @@ MIN_COSINE = 0.999  # of a feature in half precision with the same in full; as f
 
 @dataclass(frozen=True)
 class Encoder:
-    """Makes the features of one modality. Called with items, it gives their features, (n, d) float32."""
+    """Makes the features of one modality. Called with items, it gives their features, (n, d) float32 or float64."""
 
     # Of one item, a picture (PIL image or file) or a text, what ``encode`` takes; called in several threads at once
     prepare: Callable[[Any], Any]
-    encode: Callable[[list], np.ndarray]  # of a batch of prepared items the features, (b, d) float32
+    encode: Callable[[list], np.ndarray]  # of a batch of prepared items the features, (b, d)
     batch: int  # the largest b
 
     def __call__(self, items: Iterable) -> np.ndarray:
         return self.encode_prepared(map(self.prepare, items))
 
     def encode_prepared(self, prepared: Iterable) -> np.ndarray:
-        """The features (n, d) float32 of at least one item, batch by batch."""
+        """The features (n, d) of at least one item, batch by batch."""
         prepared = iter(prepared)
         batches = iter(lambda: list(itertools.islice(prepared, self.batch)), [])
         return np.concatenate(list(map(self.encode, batches)))
