@@ -292,7 +292,7 @@ def png(colour, size=(20, 40)):
 def test_pictures_are_drawn_whole_on_white_and_kept_once(tmp_path, monkeypatch):
     made = {}
 
-    def keep(out, collection):
+    def keep(out, collection, encoders):
         made.update(collection.columns, images=[np.asarray(image) for image in collection.images],
                     labels=collection.labels)
 
@@ -320,7 +320,7 @@ def test_a_vector_drawing_is_drawn():
 def test_stamps_come_out_of_their_package(tmp_path, monkeypatch):
     made = {}
     monkeypatch.setattr(debian, "optional", lambda module: importlib.import_module(module) if "PIL" in module else None)
-    monkeypatch.setattr(debian, "make_dataset", lambda out, collection: made.update(
+    monkeypatch.setattr(debian, "make_dataset", lambda out, collection, encoders: made.update(
         collection.columns, caption=collection.captions))
     root = "usr/share/tuxpaint/stamps"
     archive = write_deb(tmp_path / "s.deb", debian.STAMPS, {f"{root}/animals/cat.png": png("red"),

@@ -6,6 +6,7 @@ import subprocess
 import pytest
 
 from benchmarks import records
+from benchmarks.datasets import RECIPES
 from common.code_files import ROOT
 from common.errors import InputError
 
@@ -219,3 +220,8 @@ def test_only_committed_code_has_a_commit(project):
     git("commit", "-m", "Main", "main.py")
     forget()
     assert records.committed("main") == (None, "uncommitted changes in package/new.py")
+
+
+def test_the_records_of_the_project_are_of_the_data_that_its_recipes_make():
+    found = {(each["dataset"], each["fingerprint"]) for each in records.read_all(RESULTS)}
+    assert found == {(name, recipe.fingerprint) for name, recipe in RECIPES.items()}

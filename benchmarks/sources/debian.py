@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 
 from tqdm import tqdm
 
+from benchmarks.sources import ENCODERS
 from benchmarks.sources.splits import random_split
 from common.errors import InputError
 from extraction.collection import Collection
@@ -46,7 +47,7 @@ def make_pictures(out: Path, pictures: list[Picture], depth: int | None, attribu
     images = (optional("PIL.Image").open(io.BytesIO(png)) for png, _ in drawn)
     make_dataset(out, Collection(images, [[picture.caption] for picture in kept],
                                  [picture.folders[:1] for picture in kept], random_split(len(kept)), columns,
-                                 attributes))
+                                 attributes), ENCODERS)
 
 
 def draw(picture: Picture) -> bytes | None:

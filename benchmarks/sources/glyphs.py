@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.sources import ENCODERS
 from benchmarks.sources.splits import random_split
 from common.errors import InputError
 from extraction.collection import Collection
@@ -47,7 +48,7 @@ def make_glyphs(out: Path, archive: Path | None = None) -> None:
                "kind": [f"{each.category} {each.name.split()[0]}" for each in characters]}
     make_dataset(out, Collection((drawn(each.character, font) for each in characters),
                                  [[each.name] for each in characters], [[each.category] for each in characters],
-                                 random_split(len(characters)), columns, ATTRIBUTES))
+                                 random_split(len(characters)), columns, ATTRIBUTES), ENCODERS)
 
 
 @dataclass(frozen=True)

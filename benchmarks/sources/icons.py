@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.sources import ENCODERS
 from benchmarks.sources.splits import random_split
 from common import json_text
 from common.errors import InputError
@@ -60,7 +61,7 @@ class Family:
                       "attribution": self.attribution}
         make_dataset(out, Collection(map(drawn, icons), [[icon.caption] for icon in icons],
                                      [icon.labels for icon in icons], splits, {"icon": [icon.name for icon in icons]},
-                                     attributes))
+                                     attributes), ENCODERS)
 
     def read(self, archive: Path) -> list[Icon]:
         """The chosen icons, in the order of the package. Raises InputError if it is damaged or another one."""
