@@ -31,7 +31,7 @@ from pairs.rows import SPLITS
 
 SELECTION, UNSEEN = "selection", "unseen"
 BROAD_CLASSES = 25  # labels of at most so many classes are called broad, of more narrow
-ENCODERS = "requirements-extract.txt"
+REQUIREMENTS = "requirements-extract.txt"
 
 
 @dataclass(frozen=True)
@@ -71,19 +71,19 @@ RECIPES = {
     "icons": Recipe(
         SELECTION, 1422, 68,
         "Font Awesome's solid icons, their names and search terms, by category (several an icon)",
-        f"{ENCODERS}, and npm or {icons.FONT_AWESOME.package} as a .tgz",
+        f"{REQUIREMENTS}, and npm or {icons.FONT_AWESOME.package} as a .tgz",
         "8ec70b6fa9c94cf54f78ecfe0fc51861cf32a4d540bcf9ff22faa723ff37dbc6",
         "icons/icons.h5", icons.FONT_AWESOME.make),
     "remix": Recipe(
         SELECTION, 1668, 20,
         "Remix Icon's icons and their names, by category",
-        f"{ENCODERS}, and npm or {icons.REMIX.package} as a .tgz",
+        f"{REQUIREMENTS}, and npm or {icons.REMIX.package} as a .tgz",
         "f2021aa9257bb6cb4f5e5a49edb81743bbcf74123e5bb283f2655fec6414fd6c",
         "remix/remix.h5", icons.REMIX.make),
     "glyphs": Recipe(
         SELECTION, 4493, 15,
         "characters as DejaVu Sans draws them and their Unicode names, by general category and by kind",
-        f"{ENCODERS}; the font comes with matplotlib",
+        f"{REQUIREMENTS}; the font comes with matplotlib",
         "c2f0e25d0ca19793ab81c80fcdfca17b7bbe3b126f79a6801c7ab4c9e94daf14",
         "glyphs/glyphs.h5", glyphs.make_glyphs, finer=Finer("kind", 498)),
     "segments": Recipe(
@@ -101,25 +101,25 @@ RECIPES = {
     "mdi": Recipe(
         UNSEEN, 3915, 61,
         "Material Design Icons and their names and aliases, by tag (several an icon)",
-        f"{ENCODERS}, and npm or {icons.MATERIAL.package} as a .tgz",
+        f"{REQUIREMENTS}, and npm or {icons.MATERIAL.package} as a .tgz",
         "5f5f9440ecc2d99525233a82b0bc52585bd7eaef65900ac45e8195124e5fd4e2",
         "mdi/mdi.h5", icons.MATERIAL.make),
     "phosphor": Recipe(
         UNSEEN, 1512, 18,
         "Phosphor's icons and their names and tags, by category (several an icon)",
-        f"{ENCODERS}, and npm or {icons.PHOSPHOR.package} as a .tgz",
+        f"{REQUIREMENTS}, and npm or {icons.PHOSPHOR.package} as a .tgz",
         "47933be6019f946f475cb86f8f659dde226e025bbc8c4e32a08e7515743ce4fb",
         "phosphor/phosphor.h5", icons.PHOSPHOR.make),
     "stamps": Recipe(
         UNSEEN, 941, 16,
         "Tux Paint's photographs and drawings and their captions, by folder and by subfolder",
-        f"{ENCODERS}, and apt-get or Debian's {debian.STAMPS.name} as a .deb",
+        f"{REQUIREMENTS}, and apt-get or Debian's {debian.STAMPS.name} as a .deb",
         "bc9c5f2338fd2c3d1c62942ebfcf757171604e37cd0f873ed28c42964f1422b1",
         "stamps/stamps.h5", debian.make_stamps, finer=Finer("folder", 75)),
     "clipart": Recipe(
         UNSEEN, 3427, 21,
         "Openclipart's drawings and their titles and keywords, by folder and by subfolder",
-        f"{ENCODERS}, and apt-get or Debian's {debian.CLIPART.name} as a .deb",
+        f"{REQUIREMENTS}, and apt-get or Debian's {debian.CLIPART.name} as a .deb",
         "47e579a3d5dde667bbd68c06a8ef76f43e7edb995259bed6d526e29cfc922577",
         "clipart/clipart.h5", debian.make_clipart, finer=Finer("folder", 146)),
     "mfeat": Recipe(
@@ -208,8 +208,8 @@ def make(name: str, archive: Path | None, data_dir: Path) -> None:
     made = load_dataset(out)
     print(f"{out}: {len(made.query) + len(made.retrieval):,} pairs, fingerprint {made.fingerprint}", flush=True)
     if made.fingerprint != recipe.fingerprint:
-        print(f"warning: {out}: the records are of data with the fingerprint {recipe.fingerprint}; another version of a "
-              f"package makes other features, and figures differ a little", file=sys.stderr)
+        print(f"warning: {out}: the records are of data with the fingerprint {recipe.fingerprint}; another version of "
+              f"a package makes other features, and figures differ a little", file=sys.stderr)
 
 
 def make_all(data_dir: Path) -> None:

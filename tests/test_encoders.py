@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import os
@@ -188,7 +189,7 @@ def test_image_features_do_not_depend_on_the_batch():
 
 
 @needs_encoders
-def test_in_double_precision_the_order_of_sums_does_not_reach_the_file(tmp_path, monkeypatch):
+def test_in_double_precision_the_order_of_sums_does_not_reach_the_file(monkeypatch):
     noise = np.random.default_rng(1).integers(0, 256, (4, 224, 224, 3), np.uint8)
     texts = ["a cat", "two dogs asleep"]
 
@@ -201,8 +202,11 @@ def test_in_double_precision_the_order_of_sums_does_not_reach_the_file(tmp_path,
 
     threads = torch.get_num_threads()
     try:
+        torch.set_num_threads(2)  # sums in another order; in float32 the features of these pictures would differ
+        with monkeypatch.context() as patch:
+            patch.setattr(packaged, "_one_thread", contextlib.nullcontext)
+            together = half(encoders.named("packaged:float64"), 4)
         found = encoders.named("packaged:float64")
-        together = half(found, 4)
         torch.set_num_threads(1)
         for one, other in zip(half(found, 1), together):
             np.testing.assert_array_equal(one, other)

@@ -54,9 +54,10 @@ def images(precision: str = "float32") -> Encoder:
     dtype = getattr(torch, precision)
     # The faster layout of a batch: that of the pictures in float32, channel by channel in float64.
     layout = torch.preserve_format if precision == "float32" else torch.contiguous_format
+    threads = _one_thread if (where, precision) == ("cpu", "float64") else contextlib.nullcontext
 
     def encode(batch: list[np.ndarray]) -> np.ndarray:
-        with running(where), _one_thread() if (where, precision) == ("cpu", "float64") else contextlib.nullcontext():
+        with running(where), threads():
             pixels = torch.from_numpy(np.stack(batch)).to(where).permute(0, 3, 1, 2)
             pixels = pixels.to(dtype, memory_format=layout)
             # The Lite weights were trained on (x - 127) / 128, not on ImageNet's mean and deviation.
@@ -91,7 +92,9 @@ def like(recorded: str, modality: str) -> Encoder:
 
 @contextlib.contextmanager
 def _one_thread() -> Iterator[None]:
-    """Its convolutions in float64 on a CPU are thousands of small ones, and several threads only wait for each other."""
+    """Run PyTorch in one thread: the image network in float64 is thousands of small convolutions on a CPU, and where
+    waiting threads sleep (OMP_WAIT_POLICY=PASSIVE), waking them takes longer than the work.
+    """
     import torch
 
     threads = torch.get_num_threads()
