@@ -38,7 +38,7 @@ import sys
 from pathlib import Path
 
 from benchmarks import earlier, exports, records, trainings
-from benchmarks.baselines import METHODS
+from benchmarks.methods import METHODS
 from benchmarks.baselines.own import label_of
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN, Recipe
 from benchmarks.figures import draw

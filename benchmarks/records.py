@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from benchmarks.methods import METHODS
 from common import input_files, json_text
 from common.atomic_files import write_atomically
 from common.code_files import ROOT, digest, follow, in_project
@@ -294,7 +295,9 @@ def _shortened(value: object) -> str:
 
 def root_module(method: str) -> str:
     """The module whose imports decide what a training of ``method`` gives."""
-    return "ICMR" if method == OURS else "benchmarks.baselines"
+    if method == OURS:
+        return "ICMR"
+    return METHODS[method].__module__ if method in METHODS else "benchmarks.baselines"
 
 
 @functools.cache

@@ -7,7 +7,8 @@ import ICMR  # first: it sets how threads wait, before torch loads
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.baselines import METHODS, ucmfh
+from benchmarks.baselines import ucmfh
+from benchmarks.methods import METHODS
 from common.errors import InputError
 from load_data import Dataset
 

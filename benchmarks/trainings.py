@@ -25,9 +25,10 @@ from tqdm import tqdm
 
 import evaluation
 from benchmarks import records
-from benchmarks.baselines import METHODS, Unsuited, evaluate, evaluate_last
+from benchmarks.baselines.base import Unsuited, evaluate, evaluate_last
 from benchmarks.baselines.own import Own
 from benchmarks.datasets import with_finer_labels
+from benchmarks.methods import METHODS
 from benchmarks.studies import Job
 from common import json_text, own_code
 from common.atomic_files import check_writable, write_atomically

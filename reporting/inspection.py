@@ -22,7 +22,7 @@ import metric
 from load_data import Dataset, Split, load_dataset
 from pairs.oddities import row_hashes
 from pairs.rows import SPLITS
-from training.cca import CCA, RIDGES
+from training.cca import CCA
 from training.targets import DIMENSIONS, RIDGE
 
 SEED = 0
@@ -33,6 +33,7 @@ PERMUTATIONS = 999  # one in a thousand is the least that they can tell, a tenth
 QUERIES = 1_000  # at most that are asked; this and what follows bounds the time
 PRODUCTS = 10**11  # multiplications of a search for neighbours: fewer queries are asked of more or wider items
 FIT_PAIRS = 20_000  # that the canonical directions are fitted on
+LEAST_RIDGE = 0.01  # of a modality's mean variance, where a map is looked for that is as good as exact
 WIDTH = 1_024  # of features for that; random directions are taken of wider ones
 MAP_ITEMS = 10_000  # of the database, for mAP
 RUNS = 10  # that the rows of a split are divided into, in their order, to find where they slip
@@ -271,7 +272,7 @@ def _copies(fit: _Fit, data: Dataset, asked: np.ndarray, items: np.ndarray) -> l
         own, given = query[number], query[1 - number]
         covariance = fit.cca.covariances[1 - number]
         cross = fit.cca.cross.T if number == 0 else fit.cca.cross
-        ridge = RIDGES[0] * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
+        ridge = LEAST_RIDGE * covariance.diagonal().mean() * torch.eye(len(covariance)).to(covariance)
         guesses = [given @ torch.linalg.solve(covariance + ridge, cross), *[given] * (own.shape == given.shape)]
         missed = min((own - guess).norm(dim=1).median() for guess in guesses)
         rows = fit.read(data.retrieval, name, items).double() - fit.cca.means[number]

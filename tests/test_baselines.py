@@ -1,4 +1,4 @@
-"""benchmarks/baselines and training/cca.py: each part against its formula, every method on pairs to tell apart."""
+"""benchmarks/baselines and their canonical directions: each part against its formula, every method on pairs to tell apart."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import torch
 from torch.nn.functional import normalize
 
 import metric
-from benchmarks.baselines import CAGAN, CIRH, DJSRH, METHODS, UCCH, UCMFH, CroVCA, GraphCode, GraphNet, itq_rotation
-from training.cca import CCA, RIDGES, choose_ridge, partner_rank
+from benchmarks.baselines.cagan import CAGAN, GraphCode
+from benchmarks.baselines.crovca import CroVCA
+from benchmarks.baselines.deep import CIRH, DJSRH, UCCH, GraphNet
+from benchmarks.baselines.ridge import RIDGES, choose_ridge, partner_rank
+from benchmarks.baselines.shallow import itq_rotation
+from benchmarks.baselines.ucmfh import UCMFH
+from benchmarks.methods import METHODS
 from common.errors import InputError
+from training.cca import CCA
 
 BITS = 8
 SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8, "CAGAN": 2, "CroVCA": 80}  # epochs, enough for clusters

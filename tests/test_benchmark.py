@@ -20,8 +20,9 @@ from sklearn.datasets import load_digits
 import benchmark
 import ICMR
 import metric
-from benchmarks import baselines, check, datasets, records, tables, trainings
-from benchmarks.baselines import METHODS
+from benchmarks import check, datasets, records, tables, trainings
+from benchmarks.baselines import base
+from benchmarks.methods import METHODS
 from benchmarks.sources import icons, views
 from benchmarks.studies import DEFAULT, OFF, STUDIES
 from common import json_text
@@ -145,7 +146,7 @@ def test_figures_beside_the_map_are_those_of_single_modalities(folder):
             return torch.tanh(text[:, 1:5] if image is None else image[:, :4] - 0.5)
 
     data = load_dataset("toy", folder / "data")
-    found, curves = baselines.evaluate(Method(), data)
+    found, curves = base.evaluate(Method(), data)
     images, texts = (torch.tanh(side).numpy() for side in (data.query.image[:, :4], data.query.text[:, 1:5]))
     assert found["partners"] == metric.partner_recall(metric.sign_codes(images), metric.sign_codes(texts))
     assert found["partners"]["i2t"] != found["partners"]["t2i"]
@@ -237,7 +238,7 @@ def test_what_is_recorded_is_what_was_trained(recorded):
     others = records.read(recorded / "records" / "toy" / "CCA.jsonl")
     assert [(record["bits"], record["hash_lens"], "skipped" in record) for record in others] == [
         (4, [4], False), (4, [4], False), (8, [8], True), (8, [8], True)]
-    assert others[0]["settings"] == {} and others[0]["code"] == records.code_digest("benchmarks.baselines")
+    assert others[0]["settings"] == {} and others[0]["code"] == records.code_digest("benchmarks.baselines.shallow")
 
 
 def test_recording_again_takes_the_place_of_the_same_trainings(recorded, capsys):

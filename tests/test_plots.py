@@ -10,7 +10,7 @@ from scipy.integrate import quad
 from scipy.stats import norm
 
 from benchmarks import promises
-from benchmarks.baselines import METHODS
+from benchmarks.methods import METHODS
 from benchmarks.studies import DEFAULT, OFF
 from reporting import curves
 import demo_progressive_vs_original as demo

@@ -189,11 +189,13 @@ def test_the_digest_changes_with_the_code_alone(project, name, old, new, same):
 
 
 def test_the_projects_own_code_is_all_there():
-    ours, others = records.code_files("ICMR"), records.code_files("benchmarks.baselines")
+    ours, deep, shallow = (records.code_files(records.root_module(method)) for method in ("ours", "UCMFH", "CCA"))
     assert {"ICMR", "model", "loss", "metric", "evaluation", "training.targets", "training.cca"} <= ours.keys()
-    assert {"benchmarks.baselines.deep", "benchmarks.baselines.ucmfh", "metric", "loss", "model"} <= others.keys()
-    assert not any(name.startswith(("reporting", "load_data", "pairs", "formats")) for name in (*ours, *others))
-    assert records.code_digest("ICMR") != records.code_digest("benchmarks.baselines")
+    assert {"benchmarks.baselines.base", "benchmarks.baselines.ucmfh", "metric", "loss", "model"} <= deep.keys()
+    assert {"benchmarks.baselines.ridge", "training.cca", "metric"} <= shallow.keys()
+    assert "benchmarks.baselines.ridge" not in {*ours, *deep} and "benchmarks.baselines.ucmfh" not in shallow
+    assert not any(name.startswith(("reporting", "load_data", "pairs", "formats")) for name in (*ours, *deep, *shallow))
+    assert len({records.code_digest(records.root_module(method)) for method in ("ours", "UCMFH", "CCA", "CCA-ITQ")}) == 3
 
 
 def test_only_committed_code_has_a_commit(project):

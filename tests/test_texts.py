@@ -11,7 +11,8 @@ import torch
 
 import metric
 import search
-from benchmarks.baselines import METHODS, evaluate
+from benchmarks.baselines.base import evaluate
+from benchmarks.methods import METHODS
 from common.errors import InputError
 from load_data import dataset_from_arrays, load_dataset, save_hdf5
 from reporting.inspection import inspect

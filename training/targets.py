@@ -13,13 +13,14 @@ from scipy.optimize import minimize_scalar
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 
-from training.cca import CCA, HOLDOUT_STEP
+from training.cca import CCA
 
 DIMENSIONS = 128  # of the shared space
 MAX_FRACTION = 1 / 4  # of a batch: more company than that says little of a pair
 RIDGE = 0.5  # of a modality's mean variance
 MIN_TEMPERATURE = 0.05
 MAX_TEMPERATURE = 0.5  # UCMFH's, here that of pairs which can't be told apart at all
+HOLDOUT_STEP = 8  # every eighth pair is held out, to see how surely partners can be told
 MIN_HELD_OUT_PAIRS = 16  # that say how surely partners can be told
 SAMPLED_BATCHES = 8  # that the temperature of the neighbours is measured on
 

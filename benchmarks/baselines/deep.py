@@ -21,6 +21,7 @@ class DJSRH(DeepBaseline):
     texts also a hidden layer of 4096.
     """
 
+    unit = False
     name = "DJSRH"
     reference = "Su, Zhong & Zhang, Deep Joint-Semantics Reconstructing Hashing, ICCV 2019"
     epochs, batch_size = 80, 32
@@ -141,6 +142,7 @@ class CIRH(DeepBaseline):
     - the hash functions learn B = sign(H) with the loss
       mse(F_I, B) + mse(F_T, B) + mse(F_I, F_T) + 0.01 [mse(S, cos(F_I, F_T)) + mse(S, cos(F_I)) + mse(S, cos(F_T))].
 
+    All features are at unit length; in the authors' code the network of the graph, and what it reconstructs, are not.
     The neighbours are the second and third nearest in the batch, as in the authors' code. There, S of the second loss
     belongs to other rows than the batch, for want of the shuffle; here to its own.
     """

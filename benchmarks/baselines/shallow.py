@@ -6,13 +6,14 @@ import torch
 from torch import Tensor
 
 from benchmarks.baselines.base import Baseline, Unsuited
-from training.cca import CCA, CentredLinear, choose_ridge
+from benchmarks.baselines.ridge import choose_ridge
+from training.cca import CCA, CentredLinear
 
 
 class CanonicalSign(Baseline):
     """CCA: a bit is the sign of a canonical direction, the directions of the highest correlation first.
 
-    The ridge is the one of :func:`cca.choose_ridge`, which needs no labels; the directions then come from all pairs.
+    The ridge is the one of :func:`ridge.choose_ridge`, which needs no labels; the directions then come from all pairs.
     There are min(d_i, d_t) of them, and no more bits.
     """
 
