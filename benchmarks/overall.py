@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 import numpy as np
 
 import ICMR
-from benchmarks.baselines import METHODS
-from benchmarks.blocks import NOTHING, NOTHING_ZH, command, footnote, label, listed, of_seeds, table
+from benchmarks.methods import METHODS
+from benchmarks.blocks import NOTHING, NOTHING_ZH, alone, command, footnote, label, listed, of_seeds, table
 from benchmarks.datasets import BROAD_CLASSES, RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Pair, Row
 from benchmarks.promises import in_points
@@ -77,7 +77,7 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
         cells = [f"{len(found['map'])}"]
         for cut in CUTS:
             cells += mean_and_least({title: float(np.mean(values)) for title, values in found[cut].items()})
-        rows.append([name + evidence.mark(_rows(sets, name)), *cells])
+        rows.append([alone(name, zh) + evidence.mark(_rows(sets, name)), *cells])
     ours = {cut: np.mean([value for data in sets for bits in data.lengths
                           if (value := score(data.row(ON), bits, cut)) is not None]) for cut in CUTS}
     seeds = sorted({len(data.row(ON).by_seed) for data in sets if data.row(ON)})
@@ -196,8 +196,8 @@ def what_is_compared(evidence: Evidence, study: str, sets: list[Data], changed: 
 
 
 def epochs(evidence: Evidence) -> list[str]:
-    """Ours with the scale after trainings of different length, and what the scale gains there: a row a label set, a
-    table of mAP@all and one of mAP@50.
+    """Ours with the scale after trainings of different length, and what the scale gains there, on the seeds that all of
+    a row have: a row a label set, a table of mAP@all and one of mAP@50.
     """
     found = {data.title: pairs for data in evidence.label_sets(SELECTION, UNSEEN) if len(pairs := by_epochs(data)) > 1}
     if not found:
@@ -227,12 +227,15 @@ def epochs(evidence: Evidence) -> list[str]:
 
 
 def by_epochs(data: Data) -> dict[int, Pair]:
-    """Ours with and without the scale, by the length of the training in epochs, all else at its default."""
+    """Ours with and without the scale, by the length of the training in epochs, all else at its default; of the seeds
+    that all lengths have.
+    """
     found = {}
     for row in data.rows:
         if row.ours and row.settings.keys() <= {"epoch"} and (pair := data.pair(row.settings)):
             found[row.settings.get("epoch", ICMR.Config().epoch)] = pair
-    return dict(sorted(found.items()))
+    seeds = sorted(set.intersection(*(set(pair.seeds) for pair in found.values()))) if found else []
+    return {number: pair._replace(seeds=seeds) for number, pair in sorted(found.items())} if seeds else {}
 
 
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {

@@ -7,7 +7,7 @@ import shlex
 import numpy as np
 
 from benchmarks import studies
-from benchmarks.baselines import METHODS
+from benchmarks.methods import METHODS
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.blocks import (anchor, command, footnote, gain, label, of, of_seeds, search_speed, seeds_of, speed,
                                table)
@@ -22,11 +22,13 @@ def results(evidence: Evidence) -> list[str]:
     halves = [(f"The bench: {half}", against(half, evidence)) for half in (UNSEEN, SELECTION)]
     sections = halves + [("The bench: the scale on against off", scale_on_all(evidence))]
     sections += [(data.title, of_dataset(data, evidence)) for data in evidence.datasets]
+    sections += [("The other methods", other_methods())]
     sections += [("Speed of training and evaluation", speed(evidence)), ("Speed of search", search_speed(evidence))]
     lines = ["# Results", "",
              "Made by `python benchmark.py tables` from the records in [docs/results](docs/results), one training a "
              "line, and never edited by hand. `python benchmark.py check` trains some of them again and "
-             "compares, and each command below makes the records of its table anew.", "",
+             "compares, and each command below trains what is in its table again, with as many seeds of every method "
+             "as the one with the most has.", "",
              "mAP is in points, over all queries and all items, after the last epoch; an item is relevant if it shares "
              "a label with the query, and ties are averaged exactly. Each figure is the mean of image-to-text and "
              "text-to-image retrieval, given as mean ± standard deviation over seeds; the best in each column is in "
@@ -39,6 +41,18 @@ def results(evidence: Evidence) -> list[str]:
     for title, section in sections:
         lines += ["", f"## {title}", "", *section]
     return lines
+
+
+def other_methods() -> list[str]:
+    """What each of the other methods is, from which paper, and how long it trains."""
+    cells = [[name, method.__doc__.split("\n\n")[0].partition(": ")[2].replace("\n", " ").strip().rstrip("."),
+              method.reference, *(str(getattr(method, setting, "")) for setting in ("epochs", "batch_size"))]
+             for name, method in METHODS.items()]
+    return ["Written from their papers and, where a paper leaves something open, from the facts in the authors' code, "
+            "with the settings published for MIRFlickr-25K ([benchmarks/baselines](benchmarks/baselines)). All train on "
+            "the same features without labels, one code length a training, and give the codes of their last epoch. "
+            "UCMFH was made for items with both modalities; unpaired, it is given one, and the other is missing.", "",
+            *table(["", "", "paper", "epochs", "pairs a batch"], cells, 3)]
 
 
 def of_dataset(data: Data, evidence: Evidence) -> list[str]:
