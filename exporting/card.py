@@ -52,8 +52,7 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
         final, _sizes = metrics["final"], metrics["sizes"]
         for bits in lengths:
             scores(final[str(bits)]["unpaired"])
-        same = metrics["fingerprint"] == trained["fingerprint"] and all(
-            metrics["config"][name] == trained["config"][name] for name in ("seed", "epoch", "hidden", "nested"))
+        different = difference(metrics, trained, str(lengths[0]))
     except InputError as error:
         raise InputError(f"--metrics {error}") from None
     except OSError as error:
@@ -61,7 +60,20 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"--metrics {path}: not the metrics.json of a training of hash codes of all of the model's "
                          f"lengths, {', '.join(map(str, lengths))} ({error})") from error
-    if not same:
-        raise InputError(f"--metrics {path}: of another training: its data set or seed differs from the checkpoint's; "
-                         f"give that of the run that trained or tested this model")
+    if different:
+        raise InputError(f"--metrics {path}: of another training: its {different}; give that of the run that trained "
+                         f"or tested this model")
     return metrics
+
+
+def difference(metrics: dict, trained: dict, length: str) -> str:
+    """In what the training of a ``metrics.json`` differs from that of a checkpoint; empty if in nothing."""
+    from ICMR import Config  # here: a model that is only loaded doesn't need it
+
+    if metrics["fingerprint"] != trained["fingerprint"]:
+        return "data differ from the checkpoint's"
+    tested = metrics.get("trained", {}).get(length)  # a test has the settings of the model that it tested
+    settings, own = (tested or metrics)["config"], trained["config"]
+    names = settings.keys() & own.keys() & Config().outcome().keys() - {"dataset"}  # its path may be another
+    return next((f"{name} is {settings[name]}, the checkpoint's {own[name]}" for name in sorted(names)
+                 if settings[name] != own[name]), "")

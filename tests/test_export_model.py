@@ -33,7 +33,7 @@ def path(tmp_path_factory):
     return checkpoint.save_model(tmp_path_factory.mktemp("export") / "toy_hash.pth", model, dataset="toy",
                                  fingerprint="0" * 64, epoch=3, config={
                                      "seed": 0, "epoch": 3, "hidden": 16, "nested": True, "scale_min": 1.0,
-                                     "scale_max": 10.0})
+                                     "scale_max": 10.0, "use_progressive_hash": True, "lr": 0.001})
 
 
 def codes_of(path, *modalities):
@@ -129,8 +129,17 @@ def test_the_card_has_the_figures_of_the_run(path, tmp_path):
     export_model.main([str(path), "--out", str(tmp_path / "out"), "--to", "half", "--metrics", str(file)])
     card = (tmp_path / "out" / "README.md").read_text("utf-8")
     assert "| 12 | 50.0 | 62.5 | 50.0 | 62.5 |" in card and "10 queries in 1,000 items" in card
-    for change, message in (({"fingerprint": "1"}, "of another training"), ({"final": {}}, "not the metrics.json"),
-                            ({"config": {**metrics["config"], "seed": 1}}, "of another training")):
+    tested = {"config": {**metrics["config"], "task": 3, "seed": 1},
+              "trained": {str(bits): {"config": metrics["config"], "chosen": {}} for bits in LENGTHS}}
+    file.write_text(json.dumps({**metrics, **tested}))
+    export_model.main([str(path), "--out", str(tmp_path / "again"), "--to", "half", "--metrics", str(file)])
+    for change, message in (({"fingerprint": "1"}, "of another training: its data differ"),
+                            ({"final": {}}, "not the metrics.json"),
+                            ({"config": {**metrics["config"], "seed": 1}}, "its seed is 1, the checkpoint's 0;"),
+                            ({"config": {**metrics["config"], "use_progressive_hash": False}},
+                             "its use_progressive_hash is False, the checkpoint's True;"),
+                            ({"trained": {"4": {"config": {**metrics["config"], "lr": 1.0}, "chosen": {}}}},
+                             "its lr is 1.0, the checkpoint's 0.001;")):
         file.write_text(json.dumps({**metrics, **change}))
         assert message in refused(path, "--out", tmp_path / "new", "--metrics", file)
         assert not (tmp_path / "new").exists()
