@@ -12,6 +12,7 @@ import common.threads  # first: it sets how threads wait, before PyTorch loads
 
 import contextlib
 import functools
+import math
 import signal
 import time
 from collections.abc import Iterator
@@ -26,10 +27,10 @@ from common import own_code, processes
 from common.console import Log, progress_bar, say, warn
 from common.errors import InputError, exit_on_bad_input
 from load_data import load_dataset
-from model import SCHEDULES, FusionModel, HashModel, scale_at
+from model import SCHEDULES, FusionModel, HashModel, scale_at, sign
 from reporting import codes_mat
 from reporting.results import collect, publish
-from reporting.run_log import TensorBoardLog
+from reporting.run_log import TensorBoardLog, require_tensorboard
 from reporting.terminal import epoch_line, summary
 from training import checkpoint, run_state
 from training.checkpoint_schema import MAX_SCALE
@@ -38,7 +39,7 @@ from training.cuda_graph import Replayed
 from training.device import choose_device, environment, exact_device, explanation
 from training.interruption import Stopped, StopRequest, how_to_resume
 from training.objective import Objective
-from training.randomness import drawn_texts, order_of_pairs, seed_process
+from training.randomness import drawn_texts, kept, order_of_pairs, seed_process
 from training.run_files import RunFiles
 from training.run_state import ADVICE, SAME_DATA, RunState
 from training.settings import Rule, Settings, at_least, between, one_of, positive
@@ -113,7 +114,7 @@ class Config(Settings):
                         "0.5, unless --loss balanced is given"))
         self.temperature = 0.0
         self.means("of the contrastive loss; 0: for each code length by how surely pairs can be told apart",
-                   at_least(0))
+                   Rule(lambda value, _: value == 0 or 1e-3 <= value < math.inf, "0, or 0.001 or more"))
         self.structure_start = 1.0
         self.means("mixing weight of a pair's neighbours against its partner in the first epoch, 0 to 1", between(0, 1))
         self.structure_end = 0.0
@@ -157,7 +158,8 @@ class Config(Settings):
         self.means("where checkpoints go", outcome=False)
         self.run_name = ""
         self.means("folder of the run in results_dir/<dataset> (default: date, time, kind and seed)",
-                   Rule(lambda value, _: not Path(value).is_absolute() and ".." not in Path(value).parts,
+                   Rule(lambda value, _: not value or Path(value).parts and not Path(value).is_absolute()
+                        and ".." not in Path(value).parts,
                         "the name of a folder inside results_dir/<dataset>"), outcome=False)
         self.codes_mat = False
         self.means("also write the codes of both splits as codes_<bits>.mat, in the folder of the run", outcome=False)
@@ -213,6 +215,8 @@ class Solver:
         check_data(config, self.data)
         if self.training:
             Objective.try_loss(config)
+            if config.tensorboard:
+                require_tensorboard()
         for warning in self.data.warnings:
             warn(warning)
         self.files = RunFiles(config, self.data.name)
@@ -220,14 +224,20 @@ class Solver:
         self.models = [[bits] for bits in lengths] if self.hashing and not config.nested else [lengths]  # a file each
         self.written = [*map(self.files.model, self.models), self.files.state] if self.training else []
         resumes = config.resume and self.training
-        for path in [self.files.state] * resumes if self.training else map(self.files.model, self.models):
+        if resumes and not self.files.state.is_file():
+            raise InputError(f"{self.files.state}: no interrupted run of these settings; leave out --resume, or give the "
+                             f"--checkpoint_dir and the --hash_lens of that run")
+        for path in [] if self.training else map(self.files.model, self.models):
             checkpoint.check_exists(path)
         torch.manual_seed(config.seed)
         if self.training:
             self.build()
             seed_process(config.seed)
+            self.restart_random_numbers = kept(self.device)  # to where train() begins, whatever is drawn before it
         if processes.rank() == 0:
             self.files.claim(self.written, run_state.run_of(self.files.state) if resumes else None)
+            if not resumes:
+                self.files.log.unlink(missing_ok=True)  # of the run that this one replaces
             self.log.keep_in(self.files.log)
 
     @property
@@ -311,6 +321,7 @@ class Solver:
 
     def fit(self) -> None:
         """Train to the last epoch, from the saved state with ``--resume``, and save the models."""
+        self.restart_random_numbers()
         if self.config.resume:
             outcome = self.config.outcome() | {"scale_min": self.scale_min, "scale_max": self.scale_max}
             run_state.load(self.files.state, self.about(), outcome, self.run, self.model, self.optimizer,
@@ -426,7 +437,7 @@ class Solver:
         with torch.no_grad():
             argument = torch.cat([head.scale * head.x for head in (self.model.ImageMlp, self.model.TextMlp)])
             values = torch.cat(codes).abs()
-            balance = torch.stack([torch.where(side >= 0, 1.0, -1.0).mean(dim=0) for side in codes])
+            balance = torch.stack([sign(side).mean(dim=0) for side in codes])
             return torch.stack([loss, argument.abs().mean(), (values > 0.9).float().mean(), ((values - 1) ** 2).mean(),
                                 balance.abs().mean()])
 
@@ -505,8 +516,8 @@ class Solver:
         """Save the trained model: one file, or one a code length."""
         for lengths in self.models if processes.rank() == 0 else ():
             model = self.model.only(lengths) if self.hashing else self.model
-            if kept := checkpoint.keep_replaced(path := self.files.model(lengths)):
-                say(f"Replacing {path}, which is kept as {kept.name}")
+            if old := checkpoint.keep_replaced(path := self.files.model(lengths), model):
+                say(f"Replacing {path}, which is kept as {old.name}")
             checkpoint.save_model(path, model, **self.about())
 
     def save_state(self) -> None:

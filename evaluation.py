@@ -15,7 +15,7 @@ import metric
 from common import hamming_products, processes
 from common.errors import InputError
 from load_data import Dataset, Split
-from model import FusionModel, HashModel
+from model import FusionModel, HashModel, sign
 
 Model = FusionModel | HashModel
 DIRECTIONS = {"i2t": (0, -1), "t2i": (-1, 0)}  # the sides of query and item: images first, texts last
@@ -81,7 +81,7 @@ def encode(model: HashModel, split: Split, scale: float = 1.0, part: slice = sli
         for chunk in outputs(model, split, scale, part):
             for code in chunk["unpaired"]:
                 observe(code)
-            yield {protocol: [2 * (code >= 0).to(torch.int8) - 1 for code in sides]
+            yield {protocol: [sign(code).to(torch.int8) for code in sides]
                    for protocol, sides in chunk.items()}
 
     return _joined(codes(), device)

@@ -14,6 +14,7 @@ the exit status is then 2. What is made is compared with the fingerprint of the 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -65,7 +66,7 @@ RECIPES = {
     "digits": Recipe(
         SELECTION, 1797, 10,
         "scikit-learn's handwritten digits: the left half of each is its image, the right half its text",
-        "nothing more: scikit-learn has them",
+        "pip install scikit-learn",
         "bb5695e56b4f0e6f98497821fe1afbc719f66479ed84c1701bc3ffa4b3071cf3",
         "digits/digits.npz", views.make_digits),
     "icons": Recipe(
@@ -137,7 +138,7 @@ RECIPES = {
     "cancer": Recipe(
         UNSEEN, 569, 2,
         "breast tissue (UCI): size and texture of its cell nuclei, and the form of their outlines",
-        "nothing more: scikit-learn has them",
+        "pip install scikit-learn",
         "14ce0f5b838cbf5cfd612aed16d8822a269e00531065cd2c04ce77dd37e3e9d3",
         "cancer/cancer.npz", views.make_cancer),
 }
@@ -204,7 +205,12 @@ def make(name: str, archive: Path | None, data_dir: Path) -> None:
             raise InputError(f"--archive {archive}: {error.strerror}; needed is {recipe.needs}") from None
     out = data_dir / recipe.file
     check_writable(out.parent, "data_dir")
-    recipe.make(out, archive)
+    try:
+        recipe.make(out, archive)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            out.parent.rmdir()  # only if it is empty: a folder without data would be listed as a data set
+        raise
     made = load_dataset(out)
     print(f"{out}: {len(made.query) + len(made.retrieval):,} pairs, fingerprint {made.fingerprint}", flush=True)
     if made.fingerprint != recipe.fingerprint:

@@ -13,6 +13,15 @@ from common.errors import InputError
 PROTOCOLS = ("unpaired", "paired", "partners")
 
 
+def require_tensorboard() -> type:
+    """PyTorch's ``SummaryWriter``. Raises InputError if the package tensorboard, which it needs, is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to load
+    except ImportError as error:
+        raise InputError(f"--tensorboard true: {error}; pip install tensorboard, or leave it out") from None
+    return SummaryWriter
+
+
 class TensorBoardLog:
     """The event file of a run: every epoch's entry of ``metrics.json``, and its evaluation if it has one.
 
@@ -29,10 +38,7 @@ class TensorBoardLog:
     """
 
     def __init__(self, folder: str | os.PathLike, purge_epoch: int = 1):
-        try:
-            from torch.utils.tensorboard import SummaryWriter  # here: it takes seconds to load
-        except ImportError as error:
-            raise InputError(f"--tensorboard true: {error}; pip install tensorboard, or leave it out") from None
+        SummaryWriter = require_tensorboard()
         threading.excepthook = functools.partial(_of_other_threads, threading.excepthook)
         self.folder = folder
         with self.refused():

@@ -273,6 +273,9 @@ def test_a_missing_tensorboard_is_one_line(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="--tensorboard true: .*; pip install tensorboard, or leave it out"):
         TensorBoardLog(tmp_path / "events")
     assert not (tmp_path / "events").exists()
+    with pytest.raises(SystemExit, match="2"):
+        ICMR.main(settings(make_data(tmp_path), "--tensorboard", "true"))
+    assert {path.name for path in tmp_path.iterdir()} == {"data"}  # before a training, not after its first epoch
 
 
 def test_the_page_is_made_again_from_metrics_json(run):

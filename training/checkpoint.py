@@ -78,12 +78,13 @@ def save_model(path: str | os.PathLike, model: FusionModel | HashModel, **about)
     return save(path, {"settings": model.settings, **weights, **about})
 
 
-def keep_replaced(path: Path) -> Path | None:
-    """Keep a copy of the model at ``path`` beside it, where the copy of an earlier one is replaced; None without one.
+def keep_replaced(path: Path, model: FusionModel | HashModel) -> Path | None:
+    """Keep a copy of what is at ``path`` beside it, where the copy of an earlier model is replaced; None if nothing is
+    there, or the same as ``model``, which comes in its place when a finished run is resumed.
 
     Raises :class:`InputError` if the disk refuses it.
     """
-    if not path.is_file():
+    if not path.is_file() or _has_weights(path, model.state_dict()):
         return None
     with open(path, "rb") as model:
         return write_atomically(path.with_name(path.name + ".replaced"), lambda file: shutil.copyfileobj(model, file))
@@ -106,6 +107,14 @@ def load_model(path: str | os.PathLike, expect: dict | None = None) -> tuple[Fus
     check_tensors(path, model.state_dict(), found)
     model.to_empty(device="cpu").load_state_dict(found)
     return model.eval(), content
+
+
+def _has_weights(path: Path, weights: Mapping[str, Tensor]) -> bool:
+    try:
+        found = load_model(path)[0].state_dict()
+    except InputError:
+        return False
+    return found.keys() == weights.keys() and all(torch.equal(found[name], weights[name].cpu()) for name in weights)
 
 
 def check_tensors(path: Path, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> None:

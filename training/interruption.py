@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import threading
@@ -47,8 +48,10 @@ def how_to_resume(resumed: bool) -> list[str]:
         return [f"  the same torchrun command{'' if resumed else ' --resume'}"]
     if os.path.basename(sys.argv[0]) != "ICMR.py":  # a notebook or another program
         return ["  the same settings with resume=True"]
-    lines = [" "]
-    for word in [os.path.basename(sys.executable), *sys.argv, *([] if resumed else ["--resume"])]:
+    lines, python = [" "], os.path.basename(sys.executable)
+    if shutil.which(python) != sys.executable:  # not the one that a shell finds by its name
+        python = sys.executable
+    for word in [python, *sys.argv, *([] if resumed else ["--resume"])]:
         if len(lines[-1]) + len(shlex.quote(word)) > MAX_COLUMNS - 3:
             lines.append("   ")
         lines[-1] += f" {shlex.quote(word)}"

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from common import processes
+from training.device import random_state, set_random_state
 
 
 def derived_seed(*numbers: int) -> int:
@@ -18,6 +21,18 @@ def seed_process(seed: int, epoch: int = 0, step: int = 0) -> None:
     """Give every process its own dropout and noise; the first has those of a run of one."""
     if processes.rank():
         torch.manual_seed(derived_seed(seed, epoch, step, processes.rank()))
+
+
+def kept(device: torch.device) -> Callable[[], None]:
+    """What brings the random numbers of this process and of ``device`` back to where they are now."""
+    state = torch.get_rng_state(), None if device.type == "cpu" else random_state(device)
+
+    def bring_back() -> None:
+        torch.set_rng_state(state[0])
+        if state[1] is not None:
+            set_random_state(device, state[1])
+
+    return bring_back
 
 
 def drawn_texts(image_of_text: Tensor, first_text: Tensor, seed: int, epoch: int) -> Tensor:

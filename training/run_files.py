@@ -23,7 +23,7 @@ class RunFiles:
         self.config, self.dataset = config, dataset
         self.kind = "hash" if config.task in (1, 3) else "real"
         self.models = Path(config.checkpoint_dir) / self.kind
-        self.run = config.run_name or f"{datetime.now():%Y%m%d-%H%M%S}-{self.kind}-seed{config.seed}"
+        self.run = config.run_name  # empty until a run without a name claims its folder
 
     @property
     def results(self) -> Path:
@@ -61,8 +61,11 @@ class RunFiles:
         if written:
             check_writable(self.models, "checkpoint_dir")
         with self.locked(written):
-            if not self.config.run_name:
-                self.run = interrupted or unused(self.results).name
+            if not self.run and interrupted:
+                self.run = interrupted
+            elif not self.run:
+                self.run = f"{datetime.now():%Y%m%d-%H%M%S}-{self.kind}-seed{self.config.seed}"
+                self.run = unused(self.results).name
             check_writable(self.results, "results_dir")
 
     @contextlib.contextmanager
@@ -76,7 +79,7 @@ class RunFiles:
                 stack.enter_context(alone(path.with_name(f".{path.name}.lock"), (
                     f"{path}: another training is writing it; wait for that, or give this one a folder of its own with "
                     f"--checkpoint_dir")))
-            if self.config.run_name:
+            if self.run:
                 check_writable(self.results, "results_dir")
                 stack.enter_context(alone(self.results / ".lock", (
                     f"{self.results}: another run is writing there; wait for that, or give this one another "

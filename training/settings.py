@@ -105,7 +105,11 @@ class Settings:
             raise TypeError(f"settings without a meaning: {', '.join(sorted(silent))}; say what each means()")
 
     def check(self) -> None:
-        """Raise :class:`InputError` for the first setting that breaks a rule."""
+        """Raise :class:`InputError` for the first setting that has another type or breaks a rule.
+
+        Settings that were assigned since are brought to what they can be, such as 8 to 8.0.
+        """
+        vars(self).update(vars(type(self)(**vars(self))))
         for name, note in self._notes.items():
             for rule in note.rules:
                 if not rule.holds(getattr(self, name), self):
