@@ -301,7 +301,7 @@ def test_a_run_stopped_after_the_last_step_of_an_epoch_goes_on(small, capsys, mo
     (["--hash_lens", "8", "8"], "different"),
     (["--dataset", "nothing"], "nothing"),
     (["--task", "3"], "or train it"),
-    (["--resume"], "no such checkpoint"), (["--precision", "auto"], "one of float32, bfloat16"),
+    (["--resume"], "no interrupted run of these settings; leave out --resume"), (["--precision", "auto"], "one of float32, bfloat16"),
     (["--noise", "nan"], "0 or more"), (["--lr", "inf"], "a positive number"),
     (["--device", "tpu"], "--device tpu"),
 ])

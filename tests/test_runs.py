@@ -1,6 +1,8 @@
 """A run as its user meets it: its log, quiet, in a thread, settings from a file, replaced models, Apple's GPUs."""
 
 import shlex
+import shutil
+import sys
 import threading
 from pathlib import Path
 
@@ -39,6 +41,59 @@ def test_the_log_keeps_what_a_quiet_run_does_not_print(small, capsys):
     assert (folder / "log.txt").read_text(encoding="utf-8").splitlines() == loud
 
 
+def test_a_run_of_the_same_name_begins_a_new_log(small):
+    for seed in ("0", "1"):
+        ICMR.main(toy_arguments(small, "--run_name", "same", "--seed", seed))
+    log = (small / "results" / "toy" / "same" / "log.txt").read_text(encoding="utf-8")
+    assert log.count("epoch: 1\n") == 1
+
+
+def test_a_finished_run_that_is_resumed_keeps_the_model_before_it(small, capsys):
+    model = small / "checkpoints" / "hash" / "toy_hash.pth"
+    ICMR.main(toy_arguments(small, "--seed", "0"))
+    before = model.read_bytes()
+    ICMR.main(toy_arguments(small, "--seed", "1"))
+    capsys.readouterr()
+    ICMR.main(toy_arguments(small, "--seed", "1", "--resume"))
+    assert model.with_name("toy_hash.pth.replaced").read_bytes() == before
+    assert "Replacing" not in capsys.readouterr().out
+
+
+def test_a_resumed_run_locks_the_folder_that_it_goes_on_in(small, monkeypatch, capsys):
+    ICMR.main(toy_arguments(small, "--run_name", "mine"))
+    solver = ICMR.Solver(config(small, "--resume"))
+    assert solver.files.run == "mine"
+    with solver.files.locked(solver.written), pytest.raises(SystemExit, match="2"):
+        ICMR.main(toy_arguments(small, "--task", "3", "--run_name", "mine"))
+    assert "another run is writing there" in capsys.readouterr().err
+
+
+def test_settings_that_are_assigned_later_are_checked_too(small):
+    changed = config(small)
+    changed.scale_max, changed.hash_lens = 8, 16
+    changed.check()
+    assert (changed.scale_max, changed.hash_lens) == (8.0, [16]) and type(changed.scale_max) is float
+    for name, value, message in (("use_progressive_hash", "false", "expected true or false"), ("epochs", 5, "unknown"),
+                                 ("epoch", 2.5, "expected a whole number")):
+        changed = config(small)
+        setattr(changed, name, value)
+        with pytest.raises(InputError, match=message):
+            ICMR.Solver(changed)
+
+
+def test_a_training_is_the_same_whatever_is_drawn_before_it(small):
+    def weights(*between):
+        solver = ICMR.Solver(config(small))
+        for call in between:
+            call()
+        solver.train()
+        return solver.model.state_dict()
+
+    alone = weights()
+    again = weights(lambda: torch.rand(7), lambda: ICMR.Solver(config(small, "--seed", "5")))
+    assert all(torch.equal(alone[name], again[name]) for name in alone)
+
+
 def test_a_widest_epoch_fits_a_line():
     entry = dict(loss=20.1234, mean_abs=99.1234, saturation=1.0, bit_balance=1.0, seconds=99.0)
     assert len("  " + terminal.epoch_line(entry)) <= 80
@@ -72,7 +127,8 @@ def test_a_long_command_to_resume_is_one_in_a_shell(monkeypatch):
     monkeypatch.setattr("sys.argv", words)
     lines = how_to_resume(False)
     assert len(lines) > 1 and max(map(len, lines)) <= 80
-    assert shlex.split("\n".join(lines).replace("\\\n", ""))[1:] == [*words, "--resume"]
+    python, *rest = shlex.split("\n".join(lines).replace("\\\n", ""))
+    assert rest == [*words, "--resume"] and shutil.which(python) == sys.executable
 
 
 def test_a_state_cannot_name_a_folder_elsewhere(small):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import errno
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -20,6 +22,7 @@ import torch.distributed
 import load_data
 import search
 from attack import operations
+from common import locks
 from common.errors import InputError
 from exporting import databases
 from extraction import chunks
@@ -74,6 +77,16 @@ def build(items: Path, name: str, **more) -> Index:
 
 def answer(index: Index, items: Path) -> bytes:
     return index.query(text=np.load(items / "queries.npy"), topk=10, rescore=20).id.tobytes()
+
+
+def test_a_file_system_without_locks_is_one_line(tmp_path, monkeypatch):
+    def acquire(self):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr("filelock.FileLock.acquire", acquire)
+    with pytest.raises(InputError, match="lock: cannot be locked: No locks available; choose a folder on a file system"):
+        with locks.alone(tmp_path / "lock", "taken"):
+            raise AssertionError("held")
 
 
 # --- an index ---------------------------------------------------------------------------------------------------------
