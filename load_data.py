@@ -153,7 +153,8 @@ def load_dataset(name_or_path: str | Path, data_dir: str | Path = "data") -> Dat
     path = _locate(str(name_or_path), Path(data_dir))
     with library_errors(str(path)):
         if path.is_dir():
-            name, inside = path.resolve().name, sorted(path.iterdir())
+            name = Path(os.path.abspath(path)).name  # of a link its own, not that of the folder it leads to
+            inside = sorted(each for each in path.iterdir() if not each.name.startswith("."))
         else:
             name, inside = path.stem, [path]
     files = [file for file in inside if file.suffix.lower() in READERS]

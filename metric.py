@@ -32,6 +32,7 @@ except ModuleNotFoundError:  # this file was copied into another project
 
 MAX_BITS = 32767  # of a code: twice a distance must fit 16 bits
 COSINE_DECIMALS = 12  # cosines that are equal to so many decimals count as equal
+
 _CELLS = 1 << 18  # of the counts of graded relevance that are held at once
 _PAIRS_A_QUERY = 2048  # whose comparison takes about as long as the average precision of a query, from its histogram
 _ROWS = 32768  # rows packed at once, so that the scratch memory stays in the cache however large the database is
@@ -238,7 +239,6 @@ def ndcg(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: Array
     queries, items = query.shape[1], retrieval.shape[1]
     cuts = [min(_positive("topk", topk), items) for topk in topks]
     grades = 1 + min(int(np.bitwise_count(labels).sum(axis=0).max()) for labels in (query_labels, retrieval_labels))
-    gain = np.exp2(np.arange(grades) - float(grades)) - np.exp2(-float(grades))  # scaled, so that none overflows
     discount = np.concatenate(([0.0], np.cumsum(1 / np.log2(np.arange(2, items + 2)))))  # summed over the first places
     found = np.empty((len(cuts), queries))
     rows = max(1, _CELLS // ((bits + 1) * grades))
@@ -249,9 +249,12 @@ def ndcg(query_codes: ArrayLike, retrieval_codes: ArrayLike, query_labels: Array
             count = np.zeros((block.stop - start, bits + 1, grades), np.int64)
             count_shared_labels(query, retrieval, query_labels, retrieval_labels, start, count)
             best = count.sum(axis=1)[:, ::-1]
+            # The gains of a query are scaled so that its most relevant items gain about 1: 2^r alone would overflow.
+            most = float(grades) - 1 - (best > 0).argmax(axis=1, keepdims=True)
+            gain = np.exp2(np.minimum(np.arange(grades) - most, 0)) - np.exp2(-most)
             for row, cut in enumerate(cuts):
-                ideal = _gained(best, best * gain[::-1], discount, cut)
-                gained = _gained(count.sum(axis=2), count @ gain, discount, cut)
+                ideal = _gained(best, best * gain[:, ::-1], discount, cut)
+                gained = _gained(count.sum(axis=2), (count @ gain[:, :, None])[:, :, 0], discount, cut)
                 found[row, block] = np.divide(gained, ideal, out=np.zeros(len(ideal)), where=ideal > 0)
 
     in_threads(of_some, queries, queries * items)
@@ -310,6 +313,7 @@ def partner_recall(images: ArrayLike, texts: ArrayLike, ks: Iterable[int] = (1, 
         raise InputError(f"image codes {_describe(images)} and text codes {_describe(texts)} differ: expected pairs of "
                          f"codes of one length")
     owner = np.arange(len(images)) if image_of_text is None else np.asarray(image_of_text)
+    owner = owner.astype(np.int64) if owner.dtype.kind in "iu" else owner[:0]  # differences of unsigned ones wrap
     if owner.shape != (len(texts),) or (np.diff(owner) < 0).any() or len(np.unique(owner)) != len(images) \
             or owner[0] or owner[-1] != len(images) - 1:
         raise InputError(f"image_of_text {_describe(owner)}: expected, for {_describe(texts)} text codes, the row of one "
@@ -556,7 +560,10 @@ def _same_rows(name, rows, other, others):
 
 
 def _matrix(name, value):
-    array = np.asarray(value)
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # rows of different lengths
+        raise InputError(f"{name}: {error}, expected (rows, columns)") from None
     if array.ndim != 2 or 0 in array.shape:
         raise InputError(f"{name}: found shape {array.shape}, expected (rows, columns), neither of them 0")
     return array
@@ -573,6 +580,8 @@ def _unit_rows(name, value):
 
 def _finite(x):
     array = _matrix("hash outputs", x)
+    if array.dtype.kind not in "biuf":
+        raise InputError(f"hash outputs: found {_describe(array)}, expected numbers")
     if not np.isfinite(array).all():
         raise InputError("hash outputs: found NaN or infinity, expected finite numbers")
     return array.astype(np.result_type(array, np.float32), copy=False)  # float16 is too coarse to compute in

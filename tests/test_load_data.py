@@ -487,6 +487,15 @@ def test_sparse_labels_may_be_empty_but_not_of_rows_that_are_not_there(tmp_path,
         load_dataset(path)
 
 
+def test_a_linked_folder_has_its_own_name_and_hidden_files_are_passed_over(tmp_path, tables):
+    real = tmp_path / "flickr25k_v2"
+    real.mkdir()
+    write_npz(real / "pairs.npz", indexed(tables))
+    (real / "._pairs.npz").write_bytes(b"what macOS leaves beside a file")
+    (tmp_path / "mirflickr").symlink_to(real)
+    assert load_dataset("mirflickr", tmp_path).name == "mirflickr"
+
+
 def test_what_is_no_column_is_left_out_and_said_so(tmp_path, tables):
     tables["query"]["caption"] = tables["query"]["caption"][:-1]
     dataset = dataset_from_arrays(**tables)

@@ -222,6 +222,29 @@ def test_ndcg_of_large_tie_groups_is_scikit_learns(bits, classes, monkeypatch):
         f"ndcg@{topk}": pytest.approx(ndcg_score(gain, nearness, k=topk), rel=1e-10) for topk in (1, 50, 5000)}
 
 
+@pytest.mark.parametrize("kind", ["int64", "uint8", "uint64", "float64", "U1"])
+def test_texts_out_of_the_order_of_their_images_are_refused_in_every_type(kind):
+    codes = [[1, 1], [1, -1], [-1, -1], [-1, 1]]
+    with pytest.raises(InputError, match="image_of_text"):
+        metric.partner_recall(codes[:3], codes, image_of_text=np.array([0, 2, 1, 2]).astype(kind))
+
+
+@pytest.mark.parametrize("call", [
+    lambda: metric.sign_codes([["a"]]), lambda: metric.quantization_error([["a"]]),
+    lambda: metric.hamming_histogram([[1, 1], [1]], [[1, 1]], [[1], [1]], [[1]])])
+def test_what_is_no_matrix_of_numbers_is_refused(call):
+    with pytest.raises(InputError, match="expected"):
+        call()
+
+
+@pytest.mark.parametrize("classes", [1000, 1073, 1075, 3000])
+def test_ndcg_does_not_underflow_beside_a_query_of_very_many_labels(classes):
+    queries, items = np.zeros((2, classes), int), np.zeros((3, classes), int)
+    queries[0], items[0], queries[1, 0], items[:, 0] = 1, 1, 1, 1
+    codes = [[1, 1, 1], [1, 1, -1], [1, -1, -1]]
+    assert metric.ndcg([[1, 1, 1]] * 2, codes, queries, items, [1, 2])["ndcg@2"] == 1
+
+
 def test_ndcg_of_a_thousand_shared_labels_does_not_overflow():
     labels = np.ones((2, 3000), int)
     labels[1, 1:] = 0  # the second item shares one label, and is nearer
