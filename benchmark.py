@@ -155,6 +155,9 @@ def load_all(wanted: list[str], data_dir: str, record: bool = False) -> tuple[di
             dataset.require_labels("the benchmark measures mAP")
             if path in RECIPES:
                 check_recipe(dataset, RECIPES[path], record)
+            if other := next((name for name, each in found.items() if each.name == dataset.name), None):
+                raise InputError(f"--datasets {path}: has the name of {other}, {dataset.name}, and would replace its "
+                                 f"results; rename one, or leave it out")
             found[path] = dataset
         except InputError as error:
             if path not in RECIPES:

@@ -59,7 +59,7 @@ def label(row: Row) -> str:
         return alone(row.method)
     if row.settings in (ON, OFF):
         return "ours, without the scale" if row.settings == OFF else "**ours**"
-    return "ours, " + ", ".join(f"`--{name} {_value(value)}`" for name, value in row.settings.items())
+    return "ours, " + ", ".join(f"`--{name} {written(value)}`" for name, value in row.settings.items())
 
 
 def alone(method: str, zh: bool = False) -> str:
@@ -68,7 +68,10 @@ def alone(method: str, zh: bool = False) -> str:
     return method + missing * (method == "UCMFH")  # it was made for items with both
 
 
-def _value(value: object) -> str:
+def written(value: object) -> str:
+    """A setting as it is given on the command line."""
+    if isinstance(value, list):
+        return " ".join(map(written, value))
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -109,7 +112,7 @@ def _headline_rows(evidence: Evidence) -> list[dict]:
         score = lambda row: float(np.mean([in_points(each, "unpaired", "map") for each in row.figures(bits)]))
         others = [row for row in data.others if row.figures(bits)]
         rows = {"other": max(others, key=score, default=None), "off": data.row(OFF), "on": data.row(ON)}
-        found.append({"data": data, "bits": bits, "rows": rows,
+        found.append({"data": data, "bits": bits, "rows": rows, "others": len({row.method for row in others}),
                       "scores": {name: score(row) for name, row in rows.items() if row and row.figures(bits)}})
     return [each for each in found if each["scores"]]
 
@@ -127,7 +130,8 @@ def headline(evidence: Evidence, zh: bool = False) -> list[str]:
         cells = {name: (f"**{score:.1f}**" if score == best else f"{score:.1f}") + evidence.mark([each["rows"][name]])
                  for name, score in each["scores"].items()}
         if "other" in cells:
-            cells["other"] += f" ({each['rows']['other'].method})"
+            cells["other"] += f" ({each['rows']['other'].method}" + ("，共 {} 种" if zh else ", of {}").format(
+                each["others"]) + ")"
         title = each["data"].title + ("" if each["bits"] == str(HEADLINE_BITS) else f", {each['bits']} bits")
         rows.append([f"[{title}]({RESULTS}#{anchor(each['data'].title)})",
                      *(cells.get(name, "–") for name in ("other", "off", "on"))])
@@ -135,15 +139,15 @@ def headline(evidence: Evidence, zh: bool = False) -> list[str]:
     counts = {kind: [len(each["rows"][name].figures(each["bits"])) for each in found for name in names
                      if name in each["scores"]] for kind, names in kinds.items()}
     bits = found[0]["bits"] if len({each["bits"] for each in found}) == 1 else str(HEADLINE_BITS)
-    others = ", ".join(sorted({row.method for each in found for row in each["data"].others}))
     note = footnote(rows, zh)
     if zh:
-        return [f"mAP@all（百分点，{bits} 位，单模态查询，双向平均；{_seeds_zh(counts)}）：", "",
-                *table(["数据集", f"{others} 中最好的" if others else "其他方法", "关闭渐进式", "开启渐进式"], rows), *note]
+        return [f"mAP@all（百分点，{bits} 位，单模态查询，双向平均；{_seeds_zh(counts)}）；其他方法取已有记录中最好的：", "",
+                *table(["数据集", "其他方法", "关闭渐进式", "开启渐进式"], rows), *note]
     seeds = of_seeds(itertools.chain(*counts.values())) if _alike(counts) else \
         listed([f"{of_seeds(each)} of {kind}" for kind, each in counts.items() if each])
-    return [f"mAP@all in points at {bits} bits, the mean of both directions and of {seeds}; the highest in bold:", "",
-            *table(["", f"best of {others}" if others else "other methods", "ours, without the scale", "ours"], rows),
+    return [f"mAP@all in points at {bits} bits, the mean of both directions and of {seeds}; the highest in bold. "
+            "Of the other methods the best of those recorded is named, with their number:", "",
+            *table(["", "other methods", "ours, without the scale", "ours"], rows),
             *note]
 
 

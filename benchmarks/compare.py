@@ -25,7 +25,7 @@ import numpy as np
 from scipy.stats import permutation_test
 
 from benchmarks import exports
-from benchmarks.blocks import table
+from benchmarks.blocks import table, written
 from benchmarks.tables import spread
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
@@ -201,13 +201,6 @@ def label_of(run: Run) -> str:
     changed = [f"--{name} {written(value)}" for name, value in run.settings.items()
                if run.method == "ours" and name != "hash_lens" and value != default[name]]
     return run.method + (f", `{' '.join(changed)}`" if changed else "")
-
-
-def written(value: object) -> str:
-    """A setting as it is given on the command line."""
-    if isinstance(value, list):
-        return " ".join(map(written, value))
-    return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 # --- comparing ----------------------------------------------------------------------------------------------------

@@ -173,6 +173,8 @@ def main(argv: list[str] | None = None) -> None:
                                                                      "elsewhere (default: it is fetched)")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     options = parser.parse_args(argv)
+    if options.archive is not None and options.name is None:
+        raise InputError(f"--archive {options.archive}: is of one data set; name it")
     if options.name is None:
         print(*map(listed, RECIPES.items()), sep="\n")
     elif options.name == "all":

@@ -20,7 +20,7 @@ from benchmarks import blocks, exports, overall, records
 from benchmarks.blocks import RESULTS
 from benchmarks.evidence import Evidence, gather
 from benchmarks.results import results
-from common.atomic_files import written
+from common.atomic_files import check_writable, written
 from common.errors import InputError, Parser, exit_on_bad_input
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,6 +42,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
     parser = Parser(prog="benchmark.py tables", description=__doc__.split("\n\n")[0])
     parser.add_argument("--export", type=Path, metavar="DIR", help="also write every table there as LaTeX and CSV")
     options = parser.parse_args(argv)
+    if options.export:
+        check_writable(options.export, "export")
     written = write_documents(ROOT, **recorded(ROOT))
     for path in written:
         print(path.relative_to(ROOT))

@@ -63,45 +63,50 @@ def mean_and_least(points: dict[str, float]) -> list[str]:
 
 def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
     """Ours minus each other method on a half of the bench: the mean, and the label set where it is least."""
-    sets = evidence.label_sets(half)
-    if not any(data.row(ON) for data in sets):
+    sets = [data for data in evidence.label_sets(half) if data.row(ON)]
+    if not sets:
         return [NOTHING_ZH if zh else NOTHING]
-    others = {name: of_method(name) for name in METHODS}
-    others = {"每种情形下最好的其他方法" if zh else "the best other method in each case": best} | others
-    others["关闭渐进式" if zh else "ours, without the scale"] = of_settings(OFF)
+    others = {"每种情形下最好的其他方法" if zh else "the best other method in each case": (best, lambda row: not row.ours)}
+    others |= {alone(name, zh): (of_method(name), lambda row, name=name: row.method == name) for name in METHODS}
+    others["关闭渐进式" if zh else "ours, without the scale"] = of_settings(OFF), lambda row: row.settings == OFF
     rows = []
-    for name, other in others.items():
+    for name, (other, belongs) in others.items():
         found = {cut: differences(sets, other, cut) for cut in CUTS}
         if not found["map"]:
             continue
+        used = [row for data in sets for row in data.rows if row == data.row(ON) or belongs(row)]
         cells = [f"{len(found['map'])}"]
         for cut in CUTS:
             cells += mean_and_least({title: float(np.mean(values)) for title, values in found[cut].items()})
-        rows.append([alone(name, zh) + evidence.mark(_rows(sets, name)), *cells])
+        rows.append([name + evidence.mark(used), *cells])
     ours = {cut: np.mean([value for data in sets for bits in data.lengths
                           if (value := score(data.row(ON), bits, cut)) is not None]) for cut in CUTS}
-    seeds = sorted({len(data.row(ON).by_seed) for data in sets if data.row(ON)})
+    seeds = sorted({len(data.row(ON).by_seed) for data in sets})
+    compared = sorted({len({row.method for row in data.others}) for data in sets})
+    theirs = sorted({len(row.by_seed) for data in sets for row in data.others})
     missing = [name for name, recipe in RECIPES.items() if recipe.half == half
-               and name not in {data.name for data in sets if data.row(ON)}]
+               and name not in {data.name for data in sets}]
     if zh:
         lines = [f"本方法 mAP@all 平均 {ours['map']:.1f}，mAP@50 平均 {ours['map@50']:.1f}（{len(sets)} 组标签，各码长与双向，"
-                 f"{'至'.join(map(str, sorted({seeds[0], seeds[-1]})))} 个种子）。下表为本方法减去其他方法，百分点：", "",
-                 *table(["减去", "标签组", "@all", "其中最差", "@50", "其中最差"], rows)]
+                 f"{_range_zh(seeds)} 个种子）。下表为本方法减去其他方法，百分点；每组标签有 {_range_zh(compared)} 种其他方法的记录，"
+                 f"各 {_range_zh(theirs)} 个种子：", "", *table(["减去", "标签组", "@all", "其中最差", "@50", "其中最差"], rows)]
         lines += ["", f"尚无记录：{'，'.join(missing)}。"] if missing else []
         return [*lines, *footnote(rows, zh)]
     lines = [f"Ours reaches {ours['map']:.1f} mAP@all and {ours['map@50']:.1f} mAP@50, the means over {len(sets)} "
              f"label sets, all code lengths, both directions and {of_seeds(seeds)}. Ours minus the other method, in "
-             "points, on average and on the label set where that is least:", "",
+             "points, on average and on the label set where that is least; the best other method is that of the "
+             f"{_range(compared)} recorded there, with {of_seeds(theirs)} each:", "",
              *table(["ours minus", "label sets", "@all", "at worst", "@50", "at worst"], rows)]
     lines += ["", f"Not recorded: {', '.join(missing)}."] if missing else []
     return [*lines, *footnote(rows)]
 
 
-def _rows(sets: list[Data], name: str) -> Iterable[Row]:
-    """What a row of the table is made of."""
-    for data in sets:
-        yield from (row for row in data.rows if row.ours and row.settings in (ON, OFF) or row.method == name
-                    or name not in METHODS and not row.ours)
+def _range(numbers: list[int]) -> str:
+    return " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1])))) if numbers else "0"
+
+
+def _range_zh(numbers: list[int]) -> str:
+    return _range(numbers).replace(" to ", " 至 ")
 
 
 def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:

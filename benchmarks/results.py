@@ -133,7 +133,8 @@ def costs(rows: list[Row], data: Data, evidence: Evidence) -> list[str]:
     return [*table(["", *(f"{bits} bits" for bits in data.lengths), "seconds, all lengths"], cells), "",
             "The quantization error is the mean of (abs(code) - 1)² over bits and items. Ours trains all lengths in "
             "one run; of the other methods the seconds are the sum of a run for each length. They are of the fastest "
-            "seed.", *footnote(cells)]
+            "seed: of ours by the wall clock, of the others, which train in one thread, by the processor's; other programs "
+            "on the machine slow ours alone.", *footnote(cells)]
 
 
 def changes(data: Data, evidence: Evidence) -> list[str]:

@@ -106,6 +106,11 @@ def details(found: Found, lengths: list[str]) -> list[str]:
 def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
     """What the progressive scale changes, seed by seed: gains with standard errors, and the training itself."""
     lengths = [bits for bits in on if bits in off]
+    seeds = set.intersection(*({entry["seed"] for entry in side[bits]} for side in (on, off) for bits in lengths))
+    if not seeds:
+        return ["No seed was trained both with the scale and without it."]
+    on, off = ({bits: sorted((entry for entry in side[bits] if entry["seed"] in seeds), key=lambda entry: entry["seed"])
+                for bits in lengths} for side in (on, off))
     rows = ["| | " + " | ".join(f"{bits} bits" for bits in lengths) + " | mean |",
             "| --- |" + " ---: |" * (len(lengths) + 1)]
     measured = [(protocol, cut, f"mAP@{cut.removeprefix('map@').replace('map', 'all')}, {protocol}")

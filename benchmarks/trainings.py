@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import torch
@@ -223,6 +224,9 @@ def run_all(jobs: list[Job], results: list[dict | None], processes: int) -> list
             job = jobs[places[place]]
             results[places[place]] = place.result()
             bar.set_postfix_str(f"{Path(job.dataset).stem}: {job.label}, seed {job.seed}")
+    except BrokenProcessPool:
+        raise InputError("the process of a training was killed, perhaps for want of memory; what is finished is kept: "
+                         "run the same command again, with fewer --jobs") from None
     except BaseException:  # Ctrl-C, or a training that failed: the others would go on for minutes
         executor.shutdown(wait=False, cancel_futures=True)
         for process in multiprocessing.active_children():

@@ -494,6 +494,8 @@ def test_features_in_other_digits_are_measured_and_not_recorded(folder, capsys, 
     data = load_dataset("toy", folder / "data")
     monkeypatch.setattr(benchmark, "RECIPES", {"toy": recipe(data, fingerprint="1" * 64)})
     assert benchmark.load_all(["toy"], folder / "data")[1] == []
+    with pytest.raises(InputError, match="toy.h5: has the name of toy, toy, and would replace its results"):
+        benchmark.load_all(["toy", str(folder / "data" / "toy" / "toy.h5")], folder / "data")
     assert "another processor" in capsys.readouterr().err
     with pytest.raises(InputError, match="measure without --record"):
         benchmark.load_all(["toy"], folder / "data", record=True)

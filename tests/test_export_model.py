@@ -160,7 +160,10 @@ def test_what_cannot_be_exported_is_refused_in_a_line(path, tmp_path, monkeypatc
     out = tmp_path / "out"
     assert "expected a hash model of nested codes" in refused(fusion, "--out", out)
     assert "no such checkpoint" in refused(tmp_path / "missing.pth", "--out", out)
-    assert "cannot be written" in refused(path, "--out", path, "--to", "half")
+    assert "cannot be written" in refused(path, "--out", path / "in", "--to", "half")
+    assert "would replace" in refused(path, "--out", path.parent, "--to", "half")
+    assert "--license 'mit\\ntags: [x]': expected an identifier" in refused(
+        path, "--out", out, "--to", "half", "--license", "mit\ntags: [x]")
     for package in ("onnxruntime", "huggingface_hub"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)

@@ -132,7 +132,7 @@ def nus_files() -> Files:
             "ImageList/TestImagelist.txt": "".join(f"{name}\n" for name, _, _ in rows[:3]),
             "ImageList/TrainImagelist.txt": "".join(f"{name}\n" for name, _, _ in rows[3:]),
             "NUS_WID_Tags/All_Tags.txt": "".join(f"{re.split('[_.]', name)[1]}      {tags} \n"
-                                                 for name, _, tags in rows),
+                                                 for name, _, tags in rows) + "\n",
             "NUS_WID_Tags/AllTags1k.txt": "".join(f"0\t{int('s' in tags)}\t0\n" for _, _, tags in rows),
             **{f"Groundtruth/AllLabels/Labels_{concept}.txt":
                "".join(f"{concept in labels:d}\n" for _, labels, _ in rows) for concept in NUS_CONCEPTS},
@@ -395,6 +395,13 @@ def without(name: str) -> Callable[[Files], object]:
 
 def ending(name: str, text: str) -> Callable[[Files], object]:
     return lambda files: files.update({name: files[name] + text})
+
+
+def test_karpathys_sentences_without_a_text_are_refused(made, tmp_path, capsys):
+    files = flickr_files("json")
+    files["dataset_flickr30k.json"] = files["dataset_flickr30k.json"].replace('"raw"', '"tokens"', 1)
+    root = unpacked(tmp_path, files)
+    assert "has no text 'raw'" in refused(capsys, made, "flickr30k", "--root", root, "--query", "1", "--train", "2")
 
 
 SKY, TAGS = "Groundtruth/AllLabels/Labels_sky.txt", "NUS_WID_Tags/All_Tags.txt"

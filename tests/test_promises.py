@@ -120,9 +120,9 @@ def test_what_is_never_reached_or_too_short_is_none():
 # --- the report of a benchmark ----------------------------------------------------------------------------------------
 
 
-def entry(value, error, losses, history):
+def entry(value, error, losses, history, seed=0):
     figures = {direction: {"map": value, "map@50": value + 0.1} for direction in ("i2t", "t2i")}
-    return {"unpaired": figures, "paired": figures, "quantization_error": error, "seconds": 10.0,
+    return {"unpaired": figures, "paired": figures, "quantization_error": error, "seconds": 10.0, "seed": seed,
             "epochs": [{"loss": loss, "seconds": 2.0} for loss in losses],
             "history": [{"epoch": number, "unpaired": {direction: {"map": each} for direction in ("i2t", "t2i")}}
                         for number, each in enumerate(history, 1)]}
@@ -131,9 +131,9 @@ def entry(value, error, losses, history):
 def test_the_effects_of_the_scale():
     straight, jumping = [8.0, 7.0, 6.0, 5.0, 4.0, 3.0], [8.0, 7.0, 6.0, 4.0, 6.0, 4.0]
     off = {"16": [entry(0.40, 0.2, jumping, [.1, .2, .3, .39, .38, .40]),
-                  entry(0.41, 0.2, jumping, [.1, .2, .3, .4, .3, .41])]}
+                  entry(0.41, 0.2, jumping, [.1, .2, .3, .4, .3, .41], seed=1)]}
     on = {"16": [entry(0.43, 0.01, straight, [.1, .39, .4, .41, .42, .43]),
-                 entry(0.46, 0.01, straight, [.1, .4, .4, .41, .42, .43])]}
+                 entry(0.46, 0.01, straight, [.1, .4, .4, .41, .42, .43], seed=1)]}
     text = "\n".join(tables.effects(on, off))
     assert "| mAP@all, unpaired | +4.00 ± 1.00 | +4.00 ± 1.00 |" in text  # +3 and +5; their standard error is 1
     assert "| quantization error, ratio | 0.050 | 0.050 |" in text
@@ -147,9 +147,12 @@ def test_the_recall_of_partners_where_it_was_measured():
     def found(*recalls):
         return {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6) | {"partners": {
             direction: {"recall@1": recall, "recall@10": recall + more}
-            for direction, more in (("i2t", 0.1), ("t2i", 0.2))}} for recall in recalls]}
+            for direction, more in (("i2t", 0.1), ("t2i", 0.2))}, "seed": seed} for seed, recall in enumerate(recalls)]}
 
     on, off, other = found(0.3, 0.5), found(0.4, 0.5), {"16": [entry(0.4, 0.2, [8.0] * 6, [.1] * 6)]}
+    assert tables.effects({"16": [each | {"seed": 7} for each in on["16"]]}, off)[0].startswith("No seed was trained")
+    later = tables.effects({"16": [found(0.9, 0.9, 0.9)["16"][2], *on["16"][::-1]]}, off)  # a seed more, another order
+    assert later == tables.effects(on, off)
     text = "\n".join(tables.effects(on, off))
     assert "| R@1 of the partner | -5.00 ± 5.00 | -5.00 ± 5.00 |" in text
     assert "partner" not in "\n".join(tables.effects(on, other))

@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import json
+import sys
 import tarfile
 from pathlib import Path
 
@@ -164,7 +165,11 @@ def test_all_are_made_but_those_whose_source_is_missing(tmp_path, capsys, monkey
     monkeypatch.setattr(datasets, "RECIPES", recipes)
     assert refused(["all", "--data_dir", tmp_path], capsys) == "error: icons: npm isn't installed; get it elsewhere\n"
     assert load_dataset("digits", tmp_path).fingerprint == recipes["digits"].fingerprint
-    assert "--archive x.tgz: is of one data set" in refused(["all", "--archive", "x.tgz"], capsys)
+    for names in ([], ["all"]):
+        assert "--archive x.tgz: is of one data set" in refused([*names, "--archive", "x.tgz"], capsys)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
+    assert "pip install scikit-learn" in refused(["digits", "--data_dir", tmp_path / "other"], capsys)
+    assert not (tmp_path / "other" / "digits").exists()
 
 
 def test_each_data_set_is_of_a_half_and_its_finer_labels_are_a_column():
