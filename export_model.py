@@ -47,6 +47,10 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
         InputError: the checkpoint holds no hash model, a package is missing, the metrics belong to another run, the
             exported graph differs from the model, or the folder can't be written; nothing has been written then.
     """
+    if "half" in forms and (out / path.name).resolve() == path.resolve():
+        raise InputError(f"--out {out}: the model in half precision would replace {path} itself; give another folder")
+    if "half" in forms and path.name in ("README.md", "config.json", "model.safetensors"):
+        raise InputError(f"{path}: the export has a file of this name itself; rename the checkpoint")
     model, trained = load_model(path)
     about = {"trained": trained, "license": license,
              "metrics": metrics and card.read_metrics(metrics, trained, model.hash_lens)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +26,12 @@ def render(settings: dict, files: Sequence[str], trained: dict | None = None, me
         trained: what its checkpoint says: data set, fingerprint, epochs, scale, configuration.
         metrics: from :func:`read_metrics`.
         license: an identifier of Hugging Face's, such as ``mit``.
+
+    Raises:
+        InputError: the license is none.
     """
+    if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
+        raise InputError(f"--license {license!r}: expected an identifier, such as mit or cc-by-sa-4.0")
     lengths = sorted(settings["hash_lens"])
     plain = settings["fusion"] == "late"  # the other fusion is more than a few lines of NumPy
     return TEMPLATE.render(

@@ -26,7 +26,7 @@ from common.errors import InputError
 from common.packages import optional
 from exporting.parquet import schema_of, tables_of
 from indexing import nearest
-from indexing.encoding import Progress
+from indexing.features import Progress
 from indexing.index import Index
 
 REQUIREMENTS = "requirements-database.txt"

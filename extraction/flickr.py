@@ -60,6 +60,9 @@ def _captions(file: File, problems: list[str]) -> Iterator[Caption]:
     if name.endswith(".json"):
         for image in karpathy_images(file, "filename", "sentences"):
             for number, sentence in enumerate(image["sentences"]):
+                if not isinstance(sentence, dict) or not isinstance(sentence.get("raw"), str):
+                    raise InputError(f"{file}: sentence {number} of {image['filename']} has no text 'raw', as those of "
+                                     f"Karpathy's files have")
                 yield image["filename"], number, sentence["raw"]
         return
     lines = file.lines()

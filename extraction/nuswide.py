@@ -145,7 +145,7 @@ def _other_length(file: File, found: int, count: int) -> InputError:
 def _tags(file: File, ids: list[str], problems: list[str]) -> list[str | None]:
     """The tags of each picture; None where the file has no line with its id, which is added to the problems."""
     lines: dict[str, list[str]] = {}
-    for line in file.lines():
+    for line in filter(str.strip, file.lines()):
         id_, *rest = line.split(None, 1)
         lines.setdefault(id_, []).append(rest[0] if rest else "")
     if not lines.keys() & set(ids):

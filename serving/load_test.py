@@ -15,6 +15,7 @@ import itertools
 import json
 import time
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
@@ -131,6 +132,9 @@ def main(argv: list[str] | None = None) -> None:
         except (OSError, EOFError) as error:
             raise InputError(f"--url {url}: no answer ({error}); start the service with python search.py "
                              f"serve") from None
+        except (HTTPException, ValueError, LookupError, TypeError) as error:
+            raise InputError(f"--url {url}: another service ({type(error).__name__}: {error}); start this one with "
+                             f"python search.py serve") from None
         loads.append(load)
         print(f"{kind}: {load.per_second:,} answers a second to {load.clients} clients, p50 {load.p50_ms} ms, "
               f"p95 {load.p95_ms} ms, p99 {load.p99_ms} ms, at most {load.max_ms} ms; {load.failures} failed")
