@@ -7,22 +7,25 @@ import shlex
 import numpy as np
 
 from benchmarks import studies
-from benchmarks.methods import METHODS
+from benchmarks.blocks import (anchor, command, footnote, gain, label, listed, of, of_seeds, search_speed, seeds_of,
+                               speed, table)
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
-from benchmarks.blocks import (anchor, command, footnote, gain, label, of, of_seeds, search_speed, seeds_of, speed,
-                               table)
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.exports import mark_best
+from benchmarks.methods import METHODS
 from benchmarks.overall import against, scale_on_all
 from benchmarks.promises import in_points
 from benchmarks.tables import spread
+
+NEAR_CHANCE = 1.5  # times the R@10 of a random order
+
 
 def results(evidence: Evidence) -> list[str]:
     """The whole of RESULTS.md."""
     halves = [(f"The bench: {half}", against(half, evidence)) for half in (UNSEEN, SELECTION)]
     sections = halves + [("The bench: the scale on against off", scale_on_all(evidence))]
     sections += [(data.title, of_dataset(data, evidence)) for data in evidence.datasets]
-    sections += [("The other methods", other_methods())]
+    sections += [("The other methods", other_methods(evidence))]
     sections += [("Speed of training and evaluation", speed(evidence)), ("Speed of search", search_speed(evidence))]
     lines = ["# Results", "",
              "Made by `python benchmark.py tables` from the records in [docs/results](docs/results), one training a "
@@ -43,8 +46,8 @@ def results(evidence: Evidence) -> list[str]:
     return lines
 
 
-def other_methods() -> list[str]:
-    """What each of the other methods is, from which paper, and how long it trains."""
+def other_methods(evidence: Evidence) -> list[str]:
+    """What each of the other methods is, from which paper, how long it trains, and where it learned next to nothing."""
     cells = [[name, method.__doc__.split("\n\n")[0].partition(": ")[2].replace("\n", " ").strip().rstrip("."),
               method.reference, *(str(getattr(method, setting, "")) for setting in ("epochs", "batch_size"))]
              for name, method in METHODS.items()]
@@ -52,7 +55,24 @@ def other_methods() -> list[str]:
             "with the settings published for MIRFlickr-25K ([benchmarks/baselines](benchmarks/baselines)). All train on "
             "the same features without labels, one code length a training, and give the codes of their last epoch. "
             "UCMFH was made for items with both modalities; unpaired, it is given one, and the other is missing.", "",
-            *table(["", "", "paper", "epochs", "pairs a batch"], cells, 3)]
+            *table(["", "", "paper", "epochs", "pairs a batch"], cells, 3), *at_chance(evidence)]
+
+
+def at_chance(evidence: Evidence) -> list[str]:
+    """On which data sets a method's queries find their own partner hardly more often than in a random order."""
+    found: dict[str, list[str]] = {}
+    for data in evidence.datasets:
+        chance = 100 * 10 / data.records[0]["sizes"]["query"]
+        for row in data.others:
+            recalls = [in_points(each, "partners", "recall@10") for bits in data.lengths for each in row.figures(bits)
+                       if "partners" in each]
+            if recalls and np.mean(recalls) < NEAR_CHANCE * chance:
+                found.setdefault(label(row), []).append(data.title)
+    if not found:
+        return []
+    return ["", f"Where the mean R@10 of the own partner is below {NEAR_CHANCE:g} times that of a random order, a method "
+                "has learned next to nothing, or gives nearly all items one code: "
+                + "; ".join(f"{name} on {listed(titles)}" for name, titles in found.items()) + "."]
 
 
 def of_dataset(data: Data, evidence: Evidence) -> list[str]:
