@@ -550,9 +550,9 @@ def whole_batch(layer: torch.nn.Linear, inputs: tuple[Tensor], output: Tensor) -
     return processes.gather(output.to(layer.weight.dtype)) if layer.training else None
 
 
-def parse(argv: list[str] | None = None) -> Config:
-    """The settings of a command line; what it doesn't give keeps its default in :class:`Config`."""
-    return Config.parse(argv, "ICMR.py", __doc__)
+def parse(argv: list[str] | None = None, **defaults: object) -> Config:
+    """The settings of a command line; what it doesn't give is that of ``defaults``, or its default in :class:`Config`."""
+    return Config.parse(argv, "ICMR.py", __doc__, **defaults)
 
 
 @exit_on_bad_input

@@ -33,7 +33,7 @@ from reporting.plots import DIRECTIONS
 from training.device import choose_device
 
 NAME = "demo_progressive_vs_original"
-DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "16", "32", "64", "128", "--epoch", "100", "--eval_every", "2"]
+DEFAULTS = {"dataset": "openmoji", "hash_lens": [16, 32, 64, 128], "epoch": 100, "eval_every": 2}
 KINDS = {"progressive": True, "original": False}  # use_progressive_hash
 OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "resume")  # settings this script chooses
 
@@ -43,7 +43,7 @@ OURS = ("seed", "use_progressive_hash", "task", "run_name", "checkpoint_dir", "r
 
 def train_all(settings: list[str], seeds: list[int]) -> dict[str, list[dict]]:
     """The metrics of each kind for each seed, trained now or found finished."""
-    base = ICMR.parse([*DEFAULTS, *settings])
+    base = ICMR.parse(settings, **DEFAULTS)
     for name in OURS:
         if getattr(base, name) != getattr(ICMR.Config(), name):
             raise InputError(f"--{name}: this script chooses it; leave it out (seeds are given with --seeds)")

@@ -38,7 +38,7 @@ from reporting.curves import code_histogram
 from reporting.language import tr
 from reporting.styles import BLUE, RED
 
-DEFAULTS = ["--dataset", "openmoji", "--hash_lens", "64", "--epoch", "40", "--run_name", "test_progressive_hash"]
+DEFAULTS = {"dataset": "openmoji", "hash_lens": [64], "epoch": 40, "run_name": "test_progressive_hash"}
 STAGES = 6  # epochs whose codes are drawn, from the first to the last
 SCALES = (1.0, 2.0, 5.0, 10.0)  # at which the codes of the trained model are drawn
 SATURATION_THRESHOLD = 0.9  # the one of metric.saturation
@@ -222,7 +222,7 @@ def parse(argv: list[str] | None) -> tuple[argparse.Namespace, ICMR.Config]:
     parser.add_argument("--lang", choices=("en", "zh"), default="en", help="language of the figures' labels")
     parser.add_argument("--show", action="store_true", help="also open a window with the charts")
     options, settings = parser.parse_known_args(argv)
-    config = ICMR.parse([*DEFAULTS, *settings])
+    config = ICMR.parse(settings, **DEFAULTS)
     if config.task != 1 or config.resume or not config.use_progressive_hash or len(config.hash_lens) != 1:
         raise InputError("the charts show one progressive training of one code length from its start: leave out "
                          "--task, --resume and --use_progressive_hash, and give --hash_lens one number")

@@ -163,6 +163,8 @@ def test_settings_come_from_a_file_and_the_command_line_wins(small, tmp_path):
     found = ICMR.parse(["--config", str(small / "results" / "toy" / "first" / "metrics.json")])
     assert found.outcome() == ICMR.Config(**results["config"]).outcome()
     assert (found.results_dir, found.run_name) == ("results", "")
+    found = ICMR.parse(["--config", str(tmp_path / "run.yaml"), "--epoch", "3"], lr=0.5, epoch=7, eval_every=2)
+    assert (found.lr, found.epoch, found.eval_every) == (0.01, 3, 2)  # what a script prefers comes last
 
 
 @pytest.mark.parametrize("text, message", [

@@ -79,16 +79,16 @@ def test_without_its_data_a_script_says_so_and_trains_on_openmoji(code, script, 
 
 def test_with_its_data_a_script_trains_on_it(code):
     rng = np.random.default_rng(0)
-    (code / "features/nus-wide").mkdir(parents=True)
-    np.savez(code / "features/nus-wide/any.npz", image=rng.random((40, 6)), text=rng.random((40, 5)),
+    (code / "features/NUS-WIDE").mkdir(parents=True)  # as ICMR.py finds it, too
+    np.savez(code / "features/NUS-WIDE/any.npz", image=rng.random((40, 6)), text=rng.random((40, 5)),
              label=np.eye(2)[rng.integers(2, size=40)], train_idx=np.arange(30), query_idx=np.arange(30, 40),
              retrieval_idx=np.arange(30))
     done = run(code, "bash", "test-nus.sh", *QUICK, "--batch_size", "16", "--data_dir=features")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("✅ Using Progressive Hash Learning")
-    assert done.stdout.splitlines()[-1].startswith("results/nus-wide/")
+    assert done.stdout.splitlines()[-1].startswith("results/NUS-WIDE/")
     trained = {path.name for path in (code / "checkpoints/hash").iterdir()}
-    assert {name for name in trained if "state" not in name and name[0] != "."} == {"nus-wide_hash.pth"}
+    assert {name for name in trained if "state" not in name and name[0] != "."} == {"NUS-WIDE_hash.pth"}
 
 
 @pytest.mark.parametrize("arguments", [["--dataset", "nope"], ["--dataset=mirflickr"]], ids=" ".join)

@@ -160,25 +160,25 @@ class Settings:
         """Raise :class:`InputError` if the settings of a file ask for code to be run: only a user may."""
 
     @classmethod
-    def parse(cls, argv: list[str] | None, prog: str, description: str) -> Settings:
-        """The settings of a command line; what it doesn't give is that of the file after ``--config``, or its default.
-        Raises :class:`InputError`.
+    def parse(cls, argv: list[str] | None, prog: str, description: str, **defaults: object) -> Settings:
+        """The settings of a command line; what it doesn't give is that of the file after ``--config``, of ``defaults``,
+        or its default. Raises :class:`InputError`.
         """
         files = Parser(prog=prog, add_help=False, allow_abbrev=False)
         files.add_argument("--config", type=Path, metavar="file",
                            help="take the settings of this YAML file or of a run's metrics.json, and those given here "
                                 "on top; of a metrics.json not the folders, the device, and what is printed")
         given, argv = files.parse_known_args(argv)
-        settings = cls.read(given.config) if given.config else {}
+        settings = defaults | (cls.read(given.config) if given.config else {})
         on_top = {argument.split("=")[0] for argument in argv}
         settings = {name: value for name, value in settings.items() if f"--{name}" not in on_top}
         cls.refuse_code(given.config, settings)
-        defaults = cls(**settings)
+        before = cls(**settings)
         parser = Parser(prog=prog, description=description, allow_abbrev=False, parents=[files],
                         formatter_class=argparse.RawDescriptionHelpFormatter)
         groups: dict[str, argparse._ArgumentGroup] = {}
-        for name, default in vars(defaults).items():
-            note = defaults._notes[name]
+        for name, default in vars(before).items():
+            note = before._notes[name]
             if note.group not in groups:
                 groups[note.group] = parser.add_argument_group(note.group)
             several, boolean = isinstance(default, list), isinstance(default, bool)
