@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
 import pytest
 import scipy.linalg
@@ -260,6 +262,25 @@ def test_djsrh_against_its_formula(batch):
     assert loss.item() == pytest.approx(terms[0] + 0.1 * terms[1] + 0.1 * terms[2])
 
 
+def first_step(method, sides, epoch=1):
+    """A training's first loss, and the method before that step; what is drawn next is what the step drew."""
+    torch.manual_seed(0)
+    method._build(*sides)
+    before = copy.deepcopy(method)
+    torch.manual_seed(1)
+    loss = next(method._epoch(epoch, *sides)).item()
+    torch.manual_seed(1)
+    return loss, before
+
+
+def test_djsrh_trains_with_the_affinity_of_both_modalities(train):
+    loss, before = first_step(METHODS["DJSRH"](BITS), train[:2])
+    rows = torch.randperm(96)[:32]
+    image, text = (side[rows] for side in train[:2])
+    codes = [net(side) for net, side in zip(before.hash, (image, text))]  # the first epoch's scale is 1
+    assert loss == pytest.approx(DJSRH.loss(DJSRH.affinity(image, text), *codes).item(), rel=1e-5)
+
+
 def test_djsrh_scales_by_the_root_of_the_epoch(train):
     method, scales = METHODS["DJSRH"](BITS), []
     method.epochs = 4
@@ -301,15 +322,30 @@ def test_ucch_sees_features_as_they_are(train, test):
         torch.testing.assert_close(method.encode_image(test[0]), method.hash[0](test[0]))
 
 
-def test_ucch_clips_its_gradient(train, monkeypatch):
-    lengths = []
+def test_ucch_trains_both_modalities_by_seven_tenths_contrast(train):
+    loss, before = first_step(METHODS["UCCH"](BITS), train[:2], epoch=2)
+    rows = torch.randperm(96)
+    picks = torch.cat([rows[:, None], torch.randint(96, (96, 4096))], dim=1)
+    sides = [normalize(net(side[rows]), dim=1) for net, side in zip(before.hash, train)]
+    contrast = sum(UCCH.contrast(side, before.memory.sign(), picks) for side in sides)
+    assert loss == pytest.approx((0.7 * contrast + 0.3 * UCCH.ranking(*sides)).item(), rel=1e-5)
+
+
+def test_ucch_clips_the_gradients_of_all_weights_before_each_step(train, monkeypatch):
+    method, clipped = METHODS["UCCH"](BITS), []
+    torch.manual_seed(0)
+    method._build(*train[:2])
+    before = [weight.detach().clone() for weight in method.hash.parameters()]
 
     def clip(parameters, limit):
-        lengths.append(limit)
+        assert limit == 1.0 and all(weight.grad is not None for weight in parameters)
+        clipped.append([weight.detach().clone() for weight in parameters])
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clip)
-    fitted("UCCH", train, epochs=3)
-    assert lengths == [1.0, 1.0, 1.0]
+    for epoch in (1, 2):
+        list(method._epoch(epoch, *train[:2]))
+    assert [len(weights) for weights in clipped] == [len(before)] * 2
+    assert all(map(torch.equal, clipped[0], before)) and not any(map(torch.equal, *clipped))
 
 
 def test_ucch_remembers_with_momentum(train):
@@ -350,6 +386,19 @@ def test_cirh_teaches_the_hash_functions_the_codes_of_the_graph(wide):
         codes = method.graph(*unit, method.affinity(*unit, method.cuts))[2].sign()
     for outputs in (method.encode_image(train[0]), method.encode_text(train[1])):
         assert (outputs.sign() == codes).float().mean() > 0.65  # 0.5 by chance
+
+
+def test_cirh_trains_its_graph_to_rebuild_the_features_and_keep_the_affinity(wide):
+    sides = [normalize(side, dim=1) for side in wide[0][:2]]
+    loss, before = first_step(METHODS["CIRH"](BITS), sides)
+    rows = torch.randperm(96)
+    affinity = CIRH.affinity(*(side[rows] for side in sides), before.cuts[rows])
+    mixed = [CIRH.mix(side[rows], affinity) for side in sides]
+    image, text, joint, decoded = before.graph(*mixed, affinity)
+    rebuilt = sum(((found - given) ** 2).mean() for found, given in zip(decoded, mixed))
+    kept = sum(((torch.cosine_similarity(codes[:, None], codes[None], dim=2) - affinity) ** 2).mean()
+               for codes in (image, text, joint))
+    assert loss == pytest.approx((10 * rebuilt + kept + ((joint - joint.sign()) ** 2).mean()).item(), rel=1e-5)
 
 
 def test_cirh_mixes_in_the_second_and_third_neighbour():
