@@ -72,13 +72,13 @@ class Config(Settings):
         self.use_progressive_hash = True
         self.means("true: the scale grows over the training; false: hash_code = tanh(x)")
         self.scale_min = 1.0
-        self.means("scale in the first epoch", positive(up_to=MAX_SCALE))
+        self.means("scale in the first epoch", positive(up_to=MAX_SCALE), real=True)
         self.scale_max = 10.0
         self.means("scale in the last epoch, and in every test", positive(up_to=MAX_SCALE),
-                   Rule(lambda value, config: value >= config.scale_min, "at least scale_min, which is {scale_min}"))
+                   Rule(lambda value, config: value >= config.scale_min, "at least scale_min, which is {scale_min}"),
+                   real=True)
         self.scale_schedule = "linear"
         self.means("how the scale grows: " + ", ".join(SCHEDULES), one_of(*SCHEDULES))
-        self.scale_min, self.scale_max = float(self.scale_min), float(self.scale_max)  # 8 may stand for 8.0
 
         self.group("What to run")
         self.dataset = "mirflickr"
@@ -111,14 +111,15 @@ class Config(Settings):
         self.positive_weight = 0.5
         self.means("weight of the positives in the balanced loss, 0 to 1; 0.5 is the plain loss", between(0, 1),
                    Rule(lambda value, config: value == 0.5 or config.loss == "balanced",
-                        "0.5, unless --loss balanced is given"))
+                        "0.5, unless --loss balanced is given"), real=True)
         self.temperature = 0.0
         self.means("of the contrastive loss; 0: for each code length by how surely pairs can be told apart",
-                   Rule(lambda value, _: value == 0 or 1e-3 <= value < math.inf, "0, or 0.001 or more"))
+                   Rule(lambda value, _: value == 0 or 1e-3 <= value < math.inf, "0, or 0.001 or more"), real=True)
         self.structure_start = 1.0
-        self.means("mixing weight of a pair's neighbours against its partner in the first epoch, 0 to 1", between(0, 1))
+        self.means("mixing weight of a pair's neighbours against its partner in the first epoch, 0 to 1", between(0, 1),
+                   real=True)
         self.structure_end = 0.0
-        self.means("the same in the last epoch; both 0: partners only", between(0, 1))
+        self.means("the same in the last epoch; both 0: partners only", between(0, 1), real=True)
 
         self.group("The networks")
         self.fusion = "late"
@@ -131,15 +132,15 @@ class Config(Settings):
         self.centre = True
         self.means("subtract the training mean from each modality's features")
         self.noise = 1.0
-        self.means("Gaussian noise added to the features in training, relative to their length", at_least(0))
+        self.means("Gaussian noise added to the features in training, relative to their length", at_least(0), real=True)
 
         self.group("The optimisation")
         self.batch_size = 128
         self.means("pairs a step", at_least(2, ": a contrastive loss needs another pair to contrast"))
         self.lr = 1e-3
-        self.means("learning rate of the hash heads", positive())
+        self.means("learning rate of the hash heads", positive(), real=True)
         self.lr_fusion = 1e-4
-        self.means("learning rate of the fusion Transformer", positive())
+        self.means("learning rate of the fusion Transformer", positive(), real=True)
         self.seed = 0
         self.means("every random choice depends on it",
                    Rule(lambda value, _: 0 <= value < 2**63, "a whole number from 0 to 2^63 - 1"))
@@ -225,8 +226,8 @@ class Solver:
         self.written = [*map(self.files.model, self.models), self.files.state] if self.training else []
         resumes = config.resume and self.training
         if resumes and not self.files.state.is_file():
-            raise InputError(f"{self.files.state}: no interrupted run of these settings; leave out --resume, or give the "
-                             f"--checkpoint_dir and the --hash_lens of that run")
+            raise InputError(f"{self.files.state}: no interrupted run of these settings; leave out --resume, or give "
+                             f"the --checkpoint_dir and the --hash_lens of that run")
         for path in [] if self.training else map(self.files.model, self.models):
             checkpoint.check_exists(path)
         torch.manual_seed(config.seed)
@@ -551,7 +552,7 @@ def whole_batch(layer: torch.nn.Linear, inputs: tuple[Tensor], output: Tensor) -
 
 
 def parse(argv: list[str] | None = None, **defaults: object) -> Config:
-    """The settings of a command line; what it doesn't give is that of ``defaults``, or its default in :class:`Config`."""
+    """The settings of a command line, with ``defaults`` in the place of those of :class:`Config`."""
     return Config.parse(argv, "ICMR.py", __doc__, **defaults)
 
 

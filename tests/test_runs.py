@@ -1,5 +1,6 @@
 """A run as its user meets it: its log, quiet, in a thread, settings from a file, replaced models, Apple's GPUs."""
 
+import re
 import shlex
 import shutil
 import sys
@@ -79,6 +80,16 @@ def test_settings_that_are_assigned_later_are_checked_too(small):
         setattr(changed, name, value)
         with pytest.raises(InputError, match=message):
             ICMR.Solver(changed)
+
+
+@pytest.mark.parametrize("name", ["scale_max", "noise", "temperature", "lr"])
+def test_a_default_that_is_edited_to_a_whole_number_stays_a_real_one(name):
+    source = Path(ICMR.__file__).read_text(encoding="utf-8")
+    edited, changes = re.subn(rf"self\.{name} = [\d.e-]+\n", f"self.{name} = 20\n", source)
+    names = {"__name__": "edited", "__file__": ICMR.__file__}
+    exec(compile(edited, "ICMR.py", "exec"), names)
+    assert changes == 1 and getattr(names["Config"](), name) == 20.0
+    assert getattr(names["parse"]([f"--{name}", "20.5"]), name) == 20.5
 
 
 def test_a_training_is_the_same_whatever_is_drawn_before_it(small):

@@ -77,14 +77,17 @@ class Settings:
         """Begin a group of settings, which ``--help`` shows together."""
         self._group = title
 
-    def means(self, help: str, *rules: Rule, outcome: bool = True) -> None:
+    def means(self, help: str, *rules: Rule, real: bool = False, outcome: bool = True) -> None:
         """Say of the setting assigned last what it means, and which rules hold for it.
 
         Args:
+            real: whether it is a real number, so that a default of 8 stands for 8.0.
             outcome: whether it decides what a training gives. Two runs are the same training, and one can be resumed
                 as the other, if all such settings are equal.
         """
         *_, name = vars(self)
+        if real:
+            setattr(self, name, float(getattr(self, name)))
         self._notes[name] = Note(self._group, help, rules, outcome)
 
     def override(self, given: dict[str, object]) -> None:
