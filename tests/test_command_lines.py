@@ -14,8 +14,8 @@ from attack.sandbox import sample
 from benchmarks import records
 from common.errors import InputError, Parser
 from common.input_files import read_text
+from extraction import openmoji
 from extraction.folder import read_captions
-from extraction.openmoji import read_package
 from indexing import sources
 from serving import load_test
 from toy import write_toy
@@ -49,7 +49,7 @@ def refused(capsys, main, *arguments: object) -> str:
 
 @posix
 @pytest.mark.parametrize("read", [read_text, ICMR.Config.read, sources.read_array, sources.read_lines, read_captions,
-                                  records.read_measurement, read_package], ids=lambda read: read.__qualname__)
+                                  records.read_measurement, openmoji.read_drawings], ids=lambda read: read.__qualname__)
 def test_what_has_no_end_is_not_read(read, tmp_path):
     os.mkfifo(tmp_path / "pipe.csv")
     (tmp_path / "zero.csv").symlink_to("/dev/zero")

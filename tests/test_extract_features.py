@@ -359,9 +359,9 @@ def unpacked(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def test_the_package_is_read_as_archive_and_as_folder(tmp_path):
-    archive = openmoji_layout.read_package(packed(tmp_path / "openmoji.tgz", package()))
+    archive = openmoji_layout.read_drawings(packed(tmp_path / "openmoji.tgz", package()))
     assert archive == ([ROWS[0], ROWS[4]], [SVG.encode()] * 2)
-    assert archive == openmoji_layout.read_package(unpacked(tmp_path / "openmoji", package()))
+    assert archive == openmoji_layout.read_drawings(unpacked(tmp_path / "openmoji", package()))
 
 
 @pytest.mark.parametrize("form", [packed, unpacked])
@@ -427,7 +427,7 @@ def test_captions_are_encoded_as_in_the_file(openmoji):
 @pytest.mark.skipif("OPENMOJI_PACKAGE" not in os.environ,
                     reason="the variable OPENMOJI_PACKAGE (path of openmoji-17.0.0.tgz) is not set")
 def test_drawings_are_encoded_as_in_the_file(openmoji):
-    rows, drawings = openmoji_layout.read_package(Path(os.environ["OPENMOJI_PACKAGE"]))
+    rows, drawings = openmoji_layout.read_drawings(Path(os.environ["OPENMOJI_PACKAGE"]))
     assert [row["hexcode"] for row in rows] == openmoji["hexcode"].tolist()
     assert [openmoji_layout.caption(row) for row in rows] == openmoji["caption"].tolist()
     some = [0, 700, 2318]

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-import tarfile
 import tempfile
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +17,7 @@ from common.errors import InputError
 from extraction.collection import Collection
 from extraction.dataset_file import make_dataset
 from extraction.encoders import IMAGE_SIZE, optional
-from extraction.npm import npm_pack
+from extraction.npm import npm_pack, read_package
 from extraction.splits import draw
 
 if TYPE_CHECKING:
@@ -65,24 +63,8 @@ class Family:
 
     def read(self, archive: Path) -> list[Icon]:
         """The chosen icons, in the order of the package. Raises InputError if it is damaged or another one."""
-        wanted = re.compile(rf"package/(package\.json|{self.wanted})")
-        try:
-            with tarfile.open(archive) as package:
-                files = {match[1]: package.extractfile(member).read().decode() for member in package
-                         if member.isfile() and (match := wanted.fullmatch(member.name))}
-            about = json_text.parse(files["package.json"])
-            found = f"{about['name']}@{about['version']}"
-            if found != self.package:
-                raise InputError(f"{archive}: {found}; expected {self.package}")
-            icons = self.choose(files)
-        except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-            raise InputError(f"{archive}: can't be read ({getattr(error, 'strerror', None) or error}); expected the "
-                             f"npm package {self.package}, a .tgz") from None
-        except InputError:
-            raise
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise InputError(f"{archive}: not the npm package {self.package} ({type(error).__name__}: {error})"
-                             ) from None
+        icons = read_package(archive, self.package, self.wanted, lambda files: self.choose(
+            {name: content.decode() for name, content in files.items()}))
         if len(icons) <= FEWEST:
             raise InputError(f"{archive}: {len(icons)} {self.chosen}; expected more than {FEWEST}")
         return icons
