@@ -16,6 +16,7 @@ import ICMR  # first: it sets how threads wait, before torch loads
 
 import argparse
 import contextlib
+import io
 import json
 import sys
 from pathlib import Path
@@ -67,10 +68,10 @@ def train_all(settings: list[str], seeds: list[int]) -> dict[str, list[dict]]:
 
 
 def train(folder: Path, config: ICMR.Config) -> dict:
-    """Train with what ICMR.py prints going to ``training.log`` in the folder of the run."""
+    """Train without printing what ICMR.py prints, which is in ``log.txt`` in the folder of the run."""
     check_writable(folder, "results_dir")
     stamp = trainings.stamp(records.OURS, vars(config))
-    with open(folder / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+    with contextlib.redirect_stdout(io.StringIO()):
         results = ICMR.Solver(config).train()
     return trainings.keep(folder / "metrics.json", results, stamp)
 

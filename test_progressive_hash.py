@@ -21,6 +21,7 @@ import ICMR  # first: it sets how threads wait, before torch loads
 
 import argparse
 import contextlib
+import io
 import sys
 from pathlib import Path
 
@@ -243,8 +244,8 @@ def main(argv: list[str] | None = None) -> list[Path]:
         print(note, file=sys.stderr)
     solver = Observed(config)
     print(f"Training {config.hash_lens[0]} bits on {solver.data.name} for {config.epoch} epochs; "
-          f"its log: {solver.files.results / 'training.log'}")
-    with open(solver.files.results / "training.log", "w", encoding="utf-8") as log, contextlib.redirect_stdout(log):
+          f"its log: {solver.files.log}")
+    with contextlib.redirect_stdout(io.StringIO()):
         try:
             solver.train()
         except SystemExit:
