@@ -7,17 +7,15 @@ import shlex
 import numpy as np
 
 from benchmarks import studies
-from benchmarks.blocks import (anchor, command, footnote, gain, label, listed, of, of_seeds, search_speed, seeds_of,
-                               speed, table)
+from benchmarks.blocks import (alone, anchor, command, footnote, gain, label, listed, of, of_seeds, search_speed,
+                               seeds_of, speed, table)
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.exports import mark_best
 from benchmarks.methods import METHODS
-from benchmarks.overall import against, scale_on_all
+from benchmarks.overall import NEAR_CHANCE, against, at_chance, scale_on_all
 from benchmarks.promises import in_points
 from benchmarks.tables import spread
-
-NEAR_CHANCE = 1.5  # times the R@10 of a random order
 
 
 def results(evidence: Evidence) -> list[str]:
@@ -49,30 +47,24 @@ def results(evidence: Evidence) -> list[str]:
 def other_methods(evidence: Evidence) -> list[str]:
     """What each of the other methods is, from which paper, how long it trains, and where it learned next to nothing."""
     cells = [[name, method.__doc__.split("\n\n")[0].partition(": ")[2].replace("\n", " ").strip().rstrip("."),
-              method.reference, *(str(getattr(method, setting, "")) for setting in ("epochs", "batch_size"))]
+              method.reference, *(str(getattr(method, setting, None) or "") for setting in ("epochs", "batch_size"))]
              for name, method in METHODS.items()]
     return ["Written from their papers and, where a paper leaves something open, from the facts in the authors' code, "
-            "with the settings published for MIRFlickr-25K ([benchmarks/baselines](benchmarks/baselines)). All train on "
-            "the same features without labels, one code length a training, and give the codes of their last epoch. "
+            "with the settings published for MIRFlickr-25K ([benchmarks/baselines](benchmarks/baselines)). All train "
+            "on the same features without labels, one code length a training, and give the codes of their last epoch. "
             "UCMFH was made for items with both modalities; unpaired, it is given one, and the other is missing.", "",
-            *table(["", "", "paper", "epochs", "pairs a batch"], cells, 3), *at_chance(evidence)]
+            *table(["", "", "paper", "epochs", "pairs a batch"], cells, 3), *learned_nothing(evidence)]
 
 
-def at_chance(evidence: Evidence) -> list[str]:
-    """On which data sets a method's queries find their own partner hardly more often than in a random order."""
-    found: dict[str, list[str]] = {}
-    for data in evidence.datasets:
-        chance = 100 * 10 / data.records[0]["sizes"]["query"]
-        for row in data.others:
-            recalls = [in_points(each, "partners", "recall@10") for bits in data.lengths for each in row.figures(bits)
-                       if "partners" in each]
-            if recalls and np.mean(recalls) < NEAR_CHANCE * chance:
-                found.setdefault(label(row), []).append(data.title)
+def learned_nothing(evidence: Evidence) -> list[str]:
+    """The sentence that says which methods learned next to nothing, and where."""
+    found = at_chance(evidence)
     if not found:
         return []
-    return ["", f"Where the mean R@10 of the own partner is below {NEAR_CHANCE:g} times that of a random order, a method "
-                "has learned next to nothing, or gives nearly all items one code: "
-                + "; ".join(f"{name} on {listed(titles)}" for name, titles in found.items()) + "."]
+    return ["", "Queries find the own partner hardly more often than in a random order (mean R@10 below "
+                f"{NEAR_CHANCE:g} times that), so that a method has learned next to nothing: "
+                + "; ".join(f"{alone(method)}: {listed([data.title for data in found[method]])}" for method in found)
+                + ". Three of them, DJSRH, UCCH and CAGAN, see features as they are, whatever their units."]
 
 
 def of_dataset(data: Data, evidence: Evidence) -> list[str]:
@@ -153,8 +145,8 @@ def costs(rows: list[Row], data: Data, evidence: Evidence) -> list[str]:
     return [*table(["", *(f"{bits} bits" for bits in data.lengths), "seconds, all lengths"], cells), "",
             "The quantization error is the mean of (abs(code) - 1)² over bits and items. Ours trains all lengths in "
             "one run; of the other methods the seconds are the sum of a run for each length. They are of the fastest "
-            "seed: of ours by the wall clock, of the others, which train in one thread, by the processor's; other programs "
-            "on the machine slow ours alone.", *footnote(cells)]
+            "seed: of ours by the wall clock, of the others, which train in one thread, by the processor's; other "
+            "programs on the machine slow ours alone.", *footnote(cells)]
 
 
 def changes(data: Data, evidence: Evidence) -> list[str]:

@@ -162,6 +162,22 @@ def test_the_bench_marks_what_other_code_trained_and_nothing_else(records):
             {"UCCH": ("the best other", "UCCH"), "off": "ours, without"}[stale]) for name in names)
 
 
+def test_where_a_method_learned_nothing_is_said_and_left_out_of_its_row(records):
+    def with_recall(each, recall):
+        final = {bits: figures | {"partners": {way: {"recall@1": 0.0, "recall@5": 0.0, "recall@10": recall}
+                                               for way in ("i2t", "t2i")}} for bits, figures in each["final"].items()}
+        return each | {"final": final}
+
+    chance = 10 / records[0]["sizes"]["query"]
+    for factor, said in ((1.4, True), (1.6, False)):
+        found = evidence.gather([with_recall(each, factor * chance) if each["method"] == "UCCH" else each
+                                 for each in records], current, None, None)
+        assert ("UCCH: OpenMoji." in "\n".join(results.other_methods(found))) is said
+        lines = overall.against("selection", found)
+        assert any(line.startswith("| UCCH ") for line in lines) is not said
+        assert any(line.startswith("| the best other method ") for line in lines)
+
+
 def test_promises_say_what_was_gained(records):
     icons = [record(seed=seed, settings=settings, score=score, dataset="icons")
              for seed, change in enumerate((0.01, -0.012, 0.001))
