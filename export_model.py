@@ -23,6 +23,7 @@ from pathlib import Path
 
 from common.errors import InputError, Parser, exit_on_bad_input
 from exporting import card, graphs
+from ICMR import Config
 from indexing.encoding import load_model
 from model import HashModel
 from training import checkpoint
@@ -53,7 +54,7 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
         raise InputError(f"{path}: the export has a file of this name itself; rename the checkpoint")
     model, trained = load_model(path)
     about = {"trained": trained, "license": license,
-             "metrics": metrics and card.read_metrics(metrics, trained, model.hash_lens)}
+             "metrics": metrics and card.read_metrics(metrics, trained, model.hash_lens, Config().outcome())}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:

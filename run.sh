@@ -14,7 +14,14 @@ for argument in "$@"; do
     previous=$argument
 done
 
-if [ $explicit = no ] && ! ls "$data_dir" 2>/dev/null | grep -ixqF "$dataset"; then  # ICMR.py ignores case, too
+here=no
+shopt -s nocasematch  # ICMR.py ignores case, too
+for entry in "$data_dir"/*; do
+    if [[ ${entry##*/} == "$dataset" ]]; then here=yes; fi
+done
+shopt -u nocasematch
+
+if [ $explicit = no ] && [ $here = no ]; then
     cat <<EOM
 $dataset is not here: there is no folder $data_dir/$dataset. Put its features there as train.pkl, query.pkl and
 retrieval.pkl (UCMFH's release) or as one $dataset.h5, $dataset.mat or $dataset.npz; data/README.md says where to get

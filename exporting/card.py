@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
@@ -47,8 +47,13 @@ def scores(unpaired: dict) -> list[str]:
     return [f"{100 * unpaired[direction][name]:.1f}" for direction in ("i2t", "t2i") for name in ("map", "map@50")]
 
 
-def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
+def read_metrics(path: Path, trained: dict, lengths: Sequence[int], deciding: Collection[str]) -> dict:
     """The content of the ``metrics.json`` of the run that trained or tested a model.
+
+    Args:
+        trained: what the checkpoint says of the training.
+        lengths: of the model's codes.
+        deciding: the names of the settings that must be the same, as they decide what a training gives.
 
     Raises:
         InputError: the file can't be read, or belongs to another training or lacks a code length.
@@ -58,7 +63,7 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
         final, _sizes = metrics["final"], metrics["sizes"]
         for bits in lengths:
             scores(final[str(bits)]["unpaired"])
-        different = difference(metrics, trained, str(lengths[0]))
+        different = difference(metrics, trained, str(lengths[0]), deciding)
     except InputError as error:
         raise InputError(f"--metrics {error}") from None
     except OSError as error:
@@ -72,14 +77,12 @@ def read_metrics(path: Path, trained: dict, lengths: Sequence[int]) -> dict:
     return metrics
 
 
-def difference(metrics: dict, trained: dict, length: str) -> str:
+def difference(metrics: dict, trained: dict, length: str, deciding: Collection[str]) -> str:
     """In what the training of a ``metrics.json`` differs from that of a checkpoint; empty if in nothing."""
-    from ICMR import Config  # here: a model that is only loaded doesn't need it
-
     if metrics["fingerprint"] != trained["fingerprint"]:
         return "data differ from the checkpoint's"
     tested = metrics.get("trained", {}).get(length)  # a test has the settings of the model that it tested
     settings, own = (tested or metrics)["config"], trained["config"]
-    names = settings.keys() & own.keys() & Config().outcome().keys() - {"dataset"}  # its path may be another
+    names = settings.keys() & own.keys() & set(deciding) - {"dataset"}  # its path may be another
     return next((f"{name} is {settings[name]}, the checkpoint's {own[name]}" for name in sorted(names)
                  if settings[name] != own[name]), "")

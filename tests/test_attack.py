@@ -128,7 +128,7 @@ def test_edited_metrics_are_refused_by_all_who_read_them(tmp_path):
     path = tmp_path / "metrics.json"
     path.write_text(json.dumps(json_text.sealed({"final": {"16": {"unpaired": {}}}})).replace("16", "32"))
     for read in (lambda: report.main.__wrapped__([str(tmp_path)]), lambda: compare.read(path),
-                 lambda: ICMR.Config.read(path), lambda: read_metrics(path, {}, [16])):
+                 lambda: ICMR.Config.read(path), lambda: read_metrics(path, {}, [16], ())):
         with pytest.raises(InputError, match=r"metrics.json: edited or damaged since it was written"):
             read()
 
