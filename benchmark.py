@@ -38,10 +38,10 @@ import sys
 from pathlib import Path
 
 from benchmarks import earlier, exports, records, trainings
-from benchmarks.methods import METHODS
 from benchmarks.baselines.own import label_of
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN, Recipe
 from benchmarks.figures import draw
+from benchmarks.methods import METHODS
 from benchmarks.studies import DEFAULT, OFF, STUDIES, Job, jobs_of
 from benchmarks.tables import markdown
 from common import own_code
@@ -155,10 +155,6 @@ def load_all(wanted: list[str], data_dir: str, record: bool = False) -> tuple[di
             dataset.require_labels("the benchmark measures mAP")
             if path in RECIPES:
                 check_recipe(dataset, RECIPES[path], record)
-            if other := next((name for name, each in found.items() if each.name == dataset.name), None):
-                raise InputError(f"--datasets {path}: has the name of {other}, {dataset.name}, and would replace its "
-                                 f"results; rename one, or leave it out")
-            found[path] = dataset
         except InputError as error:
             if path not in RECIPES:
                 raise
@@ -167,6 +163,11 @@ def load_all(wanted: list[str], data_dir: str, record: bool = False) -> tuple[di
                 raise InputError(reason) from None
             missing.append(path)
             print(f"error: {' '.join(reason.split())}", file=sys.stderr, flush=True)
+        else:
+            if other := next((name for name, each in found.items() if each.name == dataset.name), None):
+                raise InputError(f"--datasets {path}: has the name of {other}, {dataset.name}, and would replace its "
+                                 f"results; rename one, or leave it out")
+            found[path] = dataset
     if not found:
         raise InputError("none of these data sets is here")
     return found, missing

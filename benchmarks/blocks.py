@@ -89,8 +89,14 @@ def anchor(title: str) -> str:
 
 def of_seeds(counts: Iterable[int]) -> str:
     """``5 seeds``, or ``2 to 5 seeds``."""
-    low, high = min(counts := list(counts)), max(counts)
-    return of("seed", high) if low == high else f"{low} to {high} seeds"
+    spanned = span(counts)
+    return of("seed", 1) if spanned == "1" else f"{spanned} seeds"
+
+
+def span(numbers: Iterable[int], zh: bool = False) -> str:
+    """``5``, or ``2 to 5``."""
+    low, high = min(numbers := list(numbers)), max(numbers)
+    return f"{high}" if low == high else f"{low} {'至' if zh else 'to'} {high}"
 
 
 def of(thing: str, number: int) -> str:
@@ -130,8 +136,8 @@ def headline(evidence: Evidence, zh: bool = False) -> list[str]:
         cells = {name: (f"**{score:.1f}**" if score == best else f"{score:.1f}") + evidence.mark([each["rows"][name]])
                  for name, score in each["scores"].items()}
         if "other" in cells:
-            cells["other"] += f" ({each['rows']['other'].method}" + ("，共 {} 种" if zh else ", of {}").format(
-                each["others"]) + ")"
+            number = f"，共 {each['others']} 种" if zh else f", of {each['others']}"
+            cells["other"] += f" ({each['rows']['other'].method}{number})"
         title = each["data"].title + ("" if each["bits"] == str(HEADLINE_BITS) else f", {each['bits']} bits")
         rows.append([f"[{title}]({RESULTS}#{anchor(each['data'].title)})",
                      *(cells.get(name, "–") for name in ("other", "off", "on"))])
@@ -160,8 +166,7 @@ def _seeds_zh(counts: dict[str, list[int]]) -> str:
     if _alike(counts):
         return f"{max(itertools.chain(*counts.values()))} 个种子"
     words = {"ours": "本方法", "the other method": "其他方法"}
-    return "，".join(f"{words[kind]} {min(found)}" + (f" 至 {max(found)}" if min(found) != max(found) else "") + " 个种子"
-                    for kind, found in counts.items() if found)
+    return "，".join(f"{words[kind]} {span(found, zh=True)} 个种子" for kind, found in counts.items() if found)
 
 
 def footnote(rows: Iterable[Sequence[str]], zh: bool = False) -> list[str]:
@@ -324,9 +329,10 @@ def sweep(evidence: Evidence, study: str, what: str, name: Callable[[dict], str]
                     (("unpaired", "map"), ("unpaired", "map@50"), ("partners", "recall@10"))),
                   f"{np.mean([each['quantization_error'] for s in seeds for each in row.by_seed[s].values()]):.3f}"]
                  for row in rows]
+        over = "mean ± standard deviation over " if len(seeds) > 1 else ""
         lines += [*([""] if lines else []),
-                  f"{data.title}, mean of the code lengths and both directions, unpaired, "
-                  f"{'mean ± standard deviation over ' * (len(seeds) > 1)}{of_seeds([len(seeds)])}; `{command(study, [data], seeds)}`:", "",
+                  f"{data.title}, mean of the code lengths and both directions, unpaired, {over}{of_seeds([len(seeds)])}"
+                  f"; `{command(study, [data], seeds)}`:", "",
                   *table([what, "mAP@all", "mAP@50", "R@10 of the own partner", "quantization error"], cells),
                   *footnote(cells)]
     return lines or [NOTHING]

@@ -173,13 +173,11 @@ def main(argv: list[str] | None = None) -> None:
                                                                      "elsewhere (default: it is fetched)")
     parser.add_argument("--data_dir", type=Path, default=Path("data"))
     options = parser.parse_args(argv)
-    if options.archive is not None and options.name is None:
+    if options.archive is not None and options.name in (None, "all"):
         raise InputError(f"--archive {options.archive}: is of one data set; name it")
     if options.name is None:
         print(*map(listed, RECIPES.items()), sep="\n")
     elif options.name == "all":
-        if options.archive is not None:
-            raise InputError(f"--archive {options.archive}: is of one data set; name it instead of all")
         make_all(options.data_dir)
     else:
         make(options.name, options.archive, options.data_dir)

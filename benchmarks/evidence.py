@@ -12,8 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from benchmarks import promises
-from benchmarks.methods import METHODS
 from benchmarks.datasets import BROAD_CLASSES, RECIPES
+from benchmarks.methods import METHODS
 from benchmarks.promises import in_points
 from common.errors import InputError
 

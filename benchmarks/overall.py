@@ -13,7 +13,8 @@ import numpy as np
 
 import ICMR
 from benchmarks.methods import METHODS
-from benchmarks.blocks import NOTHING, NOTHING_ZH, RESULTS, alone, command, footnote, label, listed, of_seeds, table
+from benchmarks.blocks import (NOTHING, NOTHING_ZH, RESULTS, alone, command, footnote, label, listed, of_seeds, span,
+                               table)
 from benchmarks.datasets import BROAD_CLASSES, RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Pair, Row
 from benchmarks.promises import in_points
@@ -101,34 +102,28 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
         rows.append([name + evidence.mark(used), *cells])
     ours = {cut: np.mean([value for data in sets for bits in data.lengths
                           if (value := score(data.row(ON), bits, cut)) is not None]) for cut in CUTS}
-    seeds = sorted({len(data.row(ON).by_seed) for data in sets})
-    compared = sorted({len({row.method for row in data.others}) for data in sets})
-    theirs = sorted({len(row.by_seed) for data in sets for row in data.others})
+    seeds = [len(data.row(ON).by_seed) for data in sets]
+    compared = [len({row.method for row in data.others}) for data in sets]
+    theirs = [len(row.by_seed) for data in sets for row in data.others]
     missing = [name for name, recipe in RECIPES.items() if recipe.half == half
                and name not in {data.name for data in sets}]
     if zh:
         lines = [f"本方法 mAP@all 平均 {ours['map']:.1f}，mAP@50 平均 {ours['map@50']:.1f}（{len(sets)} 组标签，各码长与双向，"
-                 f"{_range_zh(seeds)} 个种子）。下表为本方法减去其他方法，百分点；每组标签有 {_range_zh(compared)} 种其他方法的记录，"
-                 f"各 {_range_zh(theirs)} 个种子；某方法[几乎什么也没学到]({RESULTS}#the-other-methods)的数据集不计入它的一行：", "",
+                 f"{span(seeds, zh)} 个种子）。下表为本方法减去其他方法，百分点" + (
+                     f"；每组标签有 {span(compared, zh)} 种其他方法的记录，各 {span(theirs, zh)} 个种子；"
+                     f"某方法[几乎什么也没学到]({RESULTS}#the-other-methods)的数据集不计入它的一行" if theirs else "") + "：", "",
                  *table(["减去", "标签组", "@all", "其中最差", "@50", "其中最差"], rows)]
         lines += ["", f"尚无记录：{'，'.join(missing)}。"] if missing else []
         return [*lines, *footnote(rows, zh)]
     lines = [f"Ours reaches {ours['map']:.1f} mAP@all and {ours['map@50']:.1f} mAP@50, the means over {len(sets)} "
              f"label sets, all code lengths, both directions and {of_seeds(seeds)}. Ours minus the other method, in "
-             "points, on average and on the label set where that is least; the best other method is that of the "
-             f"{_range(compared)} recorded there, with {of_seeds(theirs)} each, and the row of a method leaves out "
-             f"where it [learned next to nothing]({RESULTS}#the-other-methods):", "",
+             "points, on average and on the label set where that is least" + (
+                 f"; the best other method is that of the {span(compared)} recorded there, with {of_seeds(theirs)} "
+                 f"each, and the row of a method leaves out where it [learned next to nothing]({RESULTS}#the-other-methods)"
+                 if theirs else "") + ":", "",
              *table(["ours minus", "label sets", "@all", "at worst", "@50", "at worst"], rows)]
     lines += ["", f"Not recorded: {', '.join(missing)}."] if missing else []
     return [*lines, *footnote(rows)]
-
-
-def _range(numbers: list[int]) -> str:
-    return " to ".join(map(str, dict.fromkeys((numbers[0], numbers[-1])))) if numbers else "0"
-
-
-def _range_zh(numbers: list[int]) -> str:
-    return _range(numbers).replace(" to ", " 至 ")
 
 
 def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:

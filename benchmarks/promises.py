@@ -153,7 +153,8 @@ def compare(progressive: Sequence[Training], original: Sequence[Training]) -> li
         curve of mAP, unless all trainings were tested after the same epochs.
     """
     tested_alike = len({tuple(run.tested) for run in (*progressive, *original)}) == 1
-    old, new = ([measures(run, paired) for run, paired in zip(runs, original, strict=True)] for runs in (original, progressive))
+    old, new = ([measures(run, paired) for run, paired in zip(runs, original, strict=True)]
+                for runs in (original, progressive))
     rows = []
     for promise in PROMISES:
         measurable = tested_alike or promise.measure not in OF_THE_CURVE

@@ -64,7 +64,8 @@ def learned_nothing(evidence: Evidence) -> list[str]:
     return ["", "Queries find the own partner hardly more often than in a random order (mean R@10 below "
                 f"{NEAR_CHANCE:g} times that), so that a method has learned next to nothing: "
                 + "; ".join(f"{alone(method)}: {listed([data.title for data in found[method]])}" for method in found)
-                + ". Three of them, DJSRH, UCCH and CAGAN, see features as they are, whatever their units."]
+                + f". {listed([name for name, method in METHODS.items() if not method.unit])} see features as they "
+                  "are, whatever their units."]
 
 
 def of_dataset(data: Data, evidence: Evidence) -> list[str]:

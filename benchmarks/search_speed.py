@@ -195,7 +195,7 @@ def limits(widths: list[int]) -> dict:
 
 @compiled
 def total_distance(query, item, words):
-    """The sum of all distances, with the arguments of common.hamming_loops.find_nearest: the least that a scan has to compute."""
+    """The sum of all distances, the least that a scan has to compute; arguments as of hamming_loops.find_nearest."""
     width, total = len(words), np.uint64(0)
     for i in range(len(query) // width):
         code = query[i * width:(i + 1) * width]

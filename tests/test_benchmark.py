@@ -496,6 +496,8 @@ def test_features_in_other_digits_are_measured_and_not_recorded(folder, capsys, 
     assert benchmark.load_all(["toy"], folder / "data")[1] == []
     with pytest.raises(InputError, match="toy.h5: has the name of toy, toy, and would replace its results"):
         benchmark.load_all(["toy", str(folder / "data" / "toy" / "toy.h5")], folder / "data")
+    with pytest.raises(InputError, match="^--datasets toy: has the name of .*toy.h5, toy, and would replace its results"):
+        benchmark.load_all([str(folder / "data" / "toy" / "toy.h5"), "toy"], folder / "data")  # one of the bench second
     assert "another processor" in capsys.readouterr().err
     with pytest.raises(InputError, match="measure without --record"):
         benchmark.load_all(["toy"], folder / "data", record=True)

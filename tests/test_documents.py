@@ -162,6 +162,13 @@ def test_the_bench_marks_what_other_code_trained_and_nothing_else(records):
             {"UCCH": ("the best other", "UCCH"), "off": "ours, without"}[stale]) for name in names)
 
 
+def test_the_bench_can_be_ours_alone(records):
+    found = evidence.gather([each for each in records if each["method"] == "ours"], current, None, None)
+    for zh, end in ((False, "where that is least:"), (True, "百分点：")):
+        lines = overall.against("selection", found, zh)
+        assert lines[0].endswith(end) and len([line for line in lines if line.startswith("| ")]) == 3
+
+
 def test_where_a_method_learned_nothing_is_said_and_left_out_of_its_row(records):
     def with_recall(each, recall):
         final = {bits: figures | {"partners": {way: {"recall@1": 0.0, "recall@5": 0.0, "recall@10": recall}

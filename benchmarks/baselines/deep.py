@@ -18,7 +18,7 @@ class DJSRH(DeepBaseline):
         loss = mse(mu S, cos(B_I, B_T)) + lambda [mse(mu S, cos(B_I, B_I)) + mse(mu S, cos(B_T, B_T))].
 
     B = tanh(sqrt(epoch) h), epoch 1 the first. Images pass the one layer that the paper puts on AlexNet's features,
-    texts also a hidden layer of 4096.
+    texts also a hidden layer of 4096. As in the authors' code, the networks see features as they are.
     """
 
     unit = False

@@ -1,4 +1,4 @@
-"""The ridge of the canonical correlation analysis, chosen without labels by how well left-out partners find each other."""
+"""The ridge of the canonical correlation analysis, chosen without labels: by how left-out partners find each other."""
 
 from __future__ import annotations
 
