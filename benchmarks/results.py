@@ -49,10 +49,13 @@ def other_methods(evidence: Evidence) -> list[str]:
     cells = [[name, method.__doc__.split("\n\n")[0].partition(": ")[2].replace("\n", " ").strip().rstrip("."),
               method.reference, *(str(getattr(method, setting, None) or "") for setting in ("epochs", "batch_size"))]
              for name, method in METHODS.items()]
+    scaled = listed([name for name, method in METHODS.items() if not method.unit])
     return ["Written from their papers and, where a paper leaves something open, from the facts in the authors' code, "
             "with the settings published for MIRFlickr-25K ([benchmarks/baselines](benchmarks/baselines)). All train "
             "on the same features without labels, one code length a training, and give the codes of their last epoch. "
-            "UCMFH was made for items with both modalities; unpaired, it is given one, and the other is missing.", "",
+            "UCMFH was made for items with both modalities; unpaired, it is given one, and the other is missing. "
+            f"{scaled} see each modality's features multiplied by one number, which brings their mean length to the "
+            "root of the smaller of both dimensions; all others see every item's features at length 1.", "",
             *table(["", "", "paper", "epochs", "pairs a batch"], cells, 3), *learned_nothing(evidence)]
 
 
@@ -64,8 +67,7 @@ def learned_nothing(evidence: Evidence) -> list[str]:
     return ["", "Queries find the own partner hardly more often than in a random order (mean R@10 below "
                 f"{NEAR_CHANCE:g} times that), so that a method has learned next to nothing: "
                 + "; ".join(f"{alone(method)}: {listed([data.title for data in found[method]])}" for method in found)
-                + f". {listed([name for name, method in METHODS.items() if not method.unit])} see features as they "
-                  "are, whatever their units."]
+                + "."]
 
 
 def of_dataset(data: Data, evidence: Evidence) -> list[str]:

@@ -37,13 +37,16 @@ class Baseline:
     epochs: int | None = None  # None where there are none
     paired = False  # whether an item that has both modalities gets another code than from one alone
     bounded = True  # whether outputs lie in [-1, 1]
-    unit = True  # whether features are brought to unit length, or seen as they are
+    unit = True  # whether each item's features are brought to length 1; otherwise all of a modality by one factor (fit)
 
     def __init__(self, bits: int, seed: int = 0, device: str | torch.device = "cpu"):
         self.bits, self.seed, self.device = bits, seed, torch.device(device)
 
     def fit(self, image: Tensor, text: Tensor, on_epoch: Callable[[int], None] | None = None) -> None:
         """Learn from training pairs: features (n, d_i) and (n, d_t), float32, row i of both from the same pair.
+
+        Without ``unit`` each modality is multiplied by one number, so that its mean length is sqrt(d), d the smaller of
+        d_i and d_t: lengths within a modality still differ, but its units don't matter.
 
         ``on_epoch(epoch)`` is called after each epoch, 1 the first, and may encode.
 
@@ -54,7 +57,9 @@ class Baseline:
             raise InputError(f"{self.name}: {len(image)} images and {len(text)} texts to train on; "
                              f"expected as many of each, {MIN_PAIRS} or more")
         torch.manual_seed(self.seed)
-        self._fit(self._seen(image), self._seen(text), on_epoch or (lambda epoch: None))
+        length = min(image.shape[1], text.shape[1])**0.5
+        self.factors = [length / (side.norm(dim=1).mean().item() or 1.0) for side in (image, text)]
+        self._fit(self._seen(0, image), self._seen(1, text), on_epoch or (lambda epoch: None))
 
     def encode_image(self, image: Tensor, text: Tensor | None = None) -> Tensor:
         """Real-valued codes (n, bits), on the CPU, of images (n, d_i); their signs are the hash codes.
@@ -72,13 +77,13 @@ class Baseline:
         parts = []
         for start in range(0, len(features[side]), ENCODE_ROWS):
             rows = slice(start, start + ENCODE_ROWS)
-            image, text = (None if x is None else self._seen(x[rows]) for x in features)
-            parts.append(self._codes(side, image, text).cpu())
+            seen = [None if x is None else self._seen(of, x[rows]) for of, x in enumerate(features)]
+            parts.append(self._codes(side, *seen).cpu())
         return torch.cat(parts)
 
-    def _seen(self, features: Tensor) -> Tensor:
+    def _seen(self, side: int, features: Tensor) -> Tensor:
         features = features.to(self.device)
-        return normalize(features, dim=1) if self.unit else features
+        return normalize(features, dim=1) if self.unit else self.factors[side] * features
 
     def _fit(self, image: Tensor, text: Tensor, on_epoch: Callable[[int], None]) -> None:
         """Learn from features as ``unit`` says, so that ``self.hash`` has a map from them to codes for each side."""

@@ -28,7 +28,7 @@ class CAGAN(DeepBaseline):
 
     All codes are tanh(sqrt(epoch) h), epoch 1 the first. Networks and constants are those of the authors' code. Its
     texts are bags of tags, and S_T there 1 if two of them share one, else -1; for the dense features here it is made as
-    S_I is. As there, the networks see features as they are: at length 1 they learn too slowly.
+    S_I is. As there, features are not brought to length 1 each, at which the networks learn too slowly.
     """
 
     name = "CAGAN"

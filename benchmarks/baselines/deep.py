@@ -18,7 +18,7 @@ class DJSRH(DeepBaseline):
         loss = mse(mu S, cos(B_I, B_T)) + lambda [mse(mu S, cos(B_I, B_I)) + mse(mu S, cos(B_T, B_T))].
 
     B = tanh(sqrt(epoch) h), epoch 1 the first. Images pass the one layer that the paper puts on AlexNet's features,
-    texts also a hidden layer of 4096. As in the authors' code, the networks see features as they are.
+    texts also a hidden layer of 4096. As in the authors' code, features are not brought to length 1 each.
     """
 
     unit = False
@@ -69,9 +69,9 @@ class UCCH(DeepBaseline):
 
         L_r = mean_i [log sum_j exp(s'_ij) - s_ii] + the same over columns,       loss = 0.7 L_c + 0.3 L_r.
 
-    As in the authors' code, the networks see features as they are: their learning rate suits features that are longer
-    than 1, and nothing mixes the two modalities' features. The authors report the epoch that is best on labelled items;
-    here it is the last.
+    As in the authors' code, features are not brought to length 1 each: the learning rate suits longer ones, and nothing
+    mixes the two modalities' features. The authors report the epoch that is best on labelled items; here it is the
+    last.
     """
 
     name = "UCCH"
