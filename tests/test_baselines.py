@@ -22,7 +22,7 @@ from common.errors import InputError
 from training.cca import CCA
 
 BITS = 8
-SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8, "CAGAN": 4, "CroVCA": 80}  # epochs, enough for clusters
+SHORT = {"DJSRH": 40, "UCCH": 40, "CIRH": 40, "UCMFH": 8, "CAGAN": 10, "CroVCA": 80}  # epochs, enough for clusters
 NAMES = list(METHODS)
 
 
