@@ -45,9 +45,11 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
         A line about each file.
 
     Raises:
-        InputError: the checkpoint holds no hash model, a package is missing, the metrics belong to another run, the
-            exported graph differs from the model, or the folder can't be written; nothing has been written then.
+        InputError: the license is no identifier, the checkpoint holds no hash model, a package is missing, the metrics
+            belong to another run, the exported graph differs from the model, or the folder can't be written; nothing
+            has been written then.
     """
+    card.check_license(license)  # before a graph is exported, which takes long
     if "half" in forms and (out / path.name).resolve() == path.resolve():
         raise InputError(f"--out {out}: the model in half precision would replace {path} itself; give another folder")
     if "half" in forms and path.name in ("README.md", "config.json", "model.safetensors"):

@@ -30,8 +30,7 @@ def render(settings: dict, files: Sequence[str], trained: dict | None = None, me
     Raises:
         InputError: the license is none.
     """
-    if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
-        raise InputError(f"--license {license!r}: expected an identifier, such as mit or cc-by-sa-4.0")
+    check_license(license)
     lengths = sorted(settings["hash_lens"])
     plain = settings["fusion"] == "late"  # the other fusion is more than a few lines of NumPy
     return TEMPLATE.render(
@@ -40,6 +39,12 @@ def render(settings: dict, files: Sequence[str], trained: dict | None = None, me
         sizes=metrics and metrics["sizes"], hub="model.safetensors" in files,
         graphs=[(name, INPUTS[Path(name).stem]) for name in files if name.endswith((".onnx", ".pt2"))],
         weights=next((name for name in files if plain and name.endswith((".safetensors", ".pth"))), None))
+
+
+def check_license(license: str | None) -> None:
+    """Raise :class:`InputError` if a license can't be an identifier."""
+    if license is not None and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license):
+        raise InputError(f"--license {license!r}: expected an identifier, such as mit or cc-by-sa-4.0")
 
 
 def scores(unpaired: dict) -> list[str]:

@@ -163,7 +163,7 @@ def test_what_cannot_be_exported_is_refused_in_a_line(path, tmp_path, monkeypatc
     assert "cannot be written" in refused(path, "--out", path / "in", "--to", "half")
     assert "would replace" in refused(path, "--out", path.parent, "--to", "half")
     assert "--license 'mit\\ntags: [x]': expected an identifier" in refused(
-        path, "--out", out, "--to", "half", "--license", "mit\ntags: [x]")
+        tmp_path / "missing.pth", "--out", out, "--license", "mit\ntags: [x]")  # before anything is read
     for package in ("onnxruntime", "huggingface_hub"):
         with monkeypatch.context() as patch:
             patch.setitem(sys.modules, package, None)
