@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 DOCUMENTS = {"README.md": ("unseen", "headline", "scale"),
              "README.zh-CN.md": ("unseen.zh", "headline.zh", "promises.zh", "scale.zh"),
              "PROGRESSIVE_HASH_DOCUMENTATION.md": ("promises", "scale_sweep", "balanced_loss", "constants", "nested",
-                                          "epochs"),
+                                          "label_sets", "epochs"),
              "docs/search.md": ("search_speed", "rerank", "billion")}
 
 GENERATORS = blocks.GENERATORS | overall.GENERATORS

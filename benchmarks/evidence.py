@@ -94,10 +94,15 @@ class Data:
         return RECIPES[self.name].half if self.name in RECIPES else None
 
     @property
+    def classes(self) -> int:
+        """The number of classes of a data set of the bench."""
+        recipe = RECIPES[self.name]
+        return recipe.finer.classes if self.column else recipe.classes
+
+    @property
     def broad(self) -> bool:
         """Whether the labels are broad rather than narrow; of a data set of the bench."""
-        recipe = RECIPES[self.name]
-        return (recipe.finer.classes if self.column else recipe.classes) <= BROAD_CLASSES
+        return self.classes <= BROAD_CLASSES
 
     def row(self, settings: dict) -> Row | None:
         """Ours with these settings."""

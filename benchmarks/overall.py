@@ -56,16 +56,23 @@ def at_chance(evidence: Evidence) -> dict[str, list[Data]]:
     return found
 
 
-def of_method(method: str, left_out: Sequence[Data] = ()) -> Callable[[Data, str, str], float | None]:
+def of_method(method: str, left_out: Sequence[Data] = (), protocol: str = "unpaired",
+              ) -> Callable[[Data, str, str], float | None]:
     """The score of another method; None on the data sets, or the finer labels of those, that are ``left_out``."""
     names = {data.name for data in left_out}
     return lambda data, bits, cut: None if data.name in names else score(
-        next((row for row in data.others if row.method == method), None), bits, cut)
+        next((row for row in data.others if row.method == method), None), bits, cut, protocol)
+
+
+def best_row(data: Data, bits: str, cut: str) -> Row | None:
+    """The row of the best of all other methods in this case."""
+    scores = [(value, row) for row in data.others if (value := score(row, bits, cut)) is not None]
+    return max(scores, key=lambda scored: scored[0], default=(None, None))[1]
 
 
 def best(data: Data, bits: str, cut: str) -> float | None:
     """The score of the best of all other methods in this case."""
-    return max((value for row in data.others if (value := score(row, bits, cut)) is not None), default=None)
+    return score(best_row(data, bits, cut), bits, cut)
 
 
 def of_settings(settings: dict) -> Callable[[Data, str, str], float | None]:
@@ -89,6 +96,8 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
     left_out = at_chance(evidence)
     others |= {alone(name, zh): (of_method(name, left_out.get(name, ())), lambda row, name=name: row.method == name)
                for name in METHODS}
+    others["UCMFH 用两种模态（本方法只用一种）" if zh else "UCMFH with both modalities, ours with one"] = (
+        of_method("UCMFH", protocol="paired"), lambda row: row.method == "UCMFH")
     others["关闭渐进式" if zh else "ours, without the scale"] = of_settings(OFF), lambda row: row.settings == OFF
     rows = []
     for name, (other, belongs) in others.items():
@@ -124,6 +133,26 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
              *table(["ours minus", "label sets", "@all", "at worst", "@50", "at worst"], rows)]
     lines += ["", f"Not recorded: {', '.join(missing)}."] if missing else []
     return [*lines, *footnote(rows)]
+
+
+def by_label_set(half: str, evidence: Evidence) -> list[str]:
+    """Ours minus the best other method on each label set of a half of the bench, and which methods those are."""
+    cells = []
+    for data in evidence.label_sets(half):
+        found = {cut: differences([data], best, cut).get(data.title) for cut in CUTS}
+        if not all(found.values()):
+            continue
+        mark = evidence.mark(row for row in data.rows if row == data.row(ON) or not row.ours)
+        cells.append([data.title + mark, f"{data.classes}", f"{data.records[0]['sizes']['train']:,}"])
+        for cut, values in found.items():
+            methods = dict.fromkeys(alone(row.method) for bits in data.lengths if (row := best_row(data, bits, cut)))
+            cells[-1] += [f"{np.mean(values):+z.1f}", ", ".join(methods)]
+    if not cells:
+        return [NOTHING]
+    return ["Ours minus the best other method of each code length, in points, the mean over code lengths; every method "
+            "that is the best at some length is named.", "",
+            *table(["label set", "classes", "training pairs", "@all", "best others", "@50", "best others"], cells),
+            *footnote(cells)]
 
 
 def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:
@@ -263,5 +292,6 @@ def by_epochs(data: Data) -> dict[int, Pair]:
 GENERATORS: dict[str, Callable[[Evidence], list[str]]] = {
     "unseen": functools.partial(against, UNSEEN), "unseen.zh": functools.partial(against, UNSEEN, zh=True),
     "selection": functools.partial(against, SELECTION),
+    "label_sets": functools.partial(by_label_set, UNSEEN),
     "constants": constants, "nested": nested, "epochs": epochs,
     "scale": scale_on_all, "scale.zh": functools.partial(scale_on_all, zh=True)}

@@ -13,14 +13,15 @@ from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.exports import mark_best
 from benchmarks.methods import METHODS
-from benchmarks.overall import NEAR_CHANCE, against, at_chance, scale_on_all
+from benchmarks.overall import NEAR_CHANCE, against, at_chance, by_label_set, scale_on_all
 from benchmarks.promises import in_points
 from benchmarks.tables import spread
 
 
 def results(evidence: Evidence) -> list[str]:
     """The whole of RESULTS.md."""
-    halves = [(f"The bench: {half}", against(half, evidence)) for half in (UNSEEN, SELECTION)]
+    halves = [(f"The bench: {half}", [*against(half, evidence), "", *by_label_set(half, evidence)])
+              for half in (UNSEEN, SELECTION)]
     sections = halves + [("The bench: the scale on against off", scale_on_all(evidence))]
     sections += [(data.title, of_dataset(data, evidence)) for data in evidence.datasets]
     sections += [("The other methods", other_methods(evidence))]

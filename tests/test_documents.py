@@ -242,6 +242,32 @@ def test_ours_is_held_against_every_method_on_the_whole_bench(records):
     assert overall.against("unseen", evidence.gather(records, current, None, None)) == [blocks.NOTHING]
 
 
+def test_each_label_set_says_by_how_much_ours_leads_and_whom(records):
+    stamps = [with_finer(record(score=0.5, dataset="stamps"), -0.2),
+              *(with_finer(record(name, lengths=(bits,), score=score, dataset="stamps"), change)
+                for name, bits, score, change in (("LSH", 16, 0.3, 0.2), ("LSH", 64, 0.3, 0.0), ("CroVCA", 16, 0.4, 0.0),
+                                                  ("CroVCA", 64, 0.38, -0.1)))]
+    found = evidence.gather(records + stamps + [record(dataset="mfeat")], current, None, None)
+    assert overall.by_label_set("unseen", found)[4:] == [
+        "| Stamps | 16 | 1,919 | +11.0 | CroVCA | +11.0 | CroVCA |",
+        "| Stamps, by folder | 75 | 1,919 | -10.0 | LSH | -10.0 | LSH |"]  # nothing to compare with on mfeat
+    lines = overall.by_label_set("selection", found)
+    assert lines[4].startswith("| OpenMoji † | 10 | 1,919 | +3.5 | UCCH | +3") and lines[-1] == blocks.OTHER_CODE
+    assert overall.by_label_set("unseen", evidence.gather(records, current, None, None)) == [blocks.NOTHING]
+
+
+def test_ours_with_one_modality_is_held_against_ucmfh_with_both(records):
+    ucmfh = [record("UCMFH", lengths=(bits,), score=0.35, dataset="stamps") for bits in (16, 64)]
+    for made in ucmfh:
+        for figures in made["final"].values():
+            figures["paired"] = {side: {cut: value + 0.1 for cut, value in each.items()}
+                                 for side, each in figures["unpaired"].items()}
+    found = evidence.gather([record(score=0.4, dataset="stamps"), *ucmfh], current, None, None)
+    lines = overall.against("unseen", found)
+    assert "| UCMFH, other modality missing | 1 | +5.0 | +5.0 (Stamps) | +5.0 | +5.0 (Stamps) |" in lines
+    assert "| UCMFH with both modalities, ours with one | 1 | -5.0 | -5.0 (Stamps) | -5.0 | -5.0 (Stamps) |" in lines
+
+
 def test_constants_are_held_against_the_default(records):
     assert overall.constants(evidence.gather(records, current, None, None)) == [blocks.NOTHING]
     changed = [record(seed=1, settings={"noise": 2.0}, score=0.37),  # three seeds of the default are 0.4
