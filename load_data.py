@@ -189,12 +189,15 @@ def save_hdf5(dataset: Dataset, path: str | Path) -> None:
     """Write ``dataset`` as one table of all pairs with the row numbers of each split, ``train_idx`` and so on.
 
     The file appears complete or not at all; loading it gives the same fingerprint. Raises InputError if the name does
-    not end in .h5, is that of the data set's own file, or cannot be written.
+    not end in .h5, is that of the data set's own file, lies in the data set's own folder, or cannot be written.
     """
     if Path(path).suffix.lower() not in (".h5", ".hdf5"):
         raise InputError(f"{path}: found file type {Path(path).suffix!r}; expected .h5")
     if dataset.path is not None and os.path.exists(path) and os.path.samefile(dataset.path, path):
         raise InputError(f"{path}: is the data set's own file; expected another")
+    if dataset.path is not None and dataset.path.is_dir() and Path(path).resolve().parent == dataset.path.resolve():
+        raise InputError(f"{path}: lies in the folder of the data set, whose files are read together; expected another "
+                         f"folder")
     write_atomically(path, functools.partial(_write_hdf5, dataset), mode="w+b")
 
 
@@ -241,6 +244,12 @@ def _to_dataset(name: str, path: Path | None, rows: Mapping[str, Rows], label_na
             train.image, train.text, train.label = start.image, start.text, start.label
     notes = dict.fromkeys(line for part in rows.values() for line in part.notes)
     warnings = [*notes, *find_oddities(rows)]
+    of_texts = {key for part in rows.values() if part.texts is not None for key in part.texts.meta}
+    if any(part.texts is not None for part in rows.values()):
+        for part in rows.values():
+            if part.texts is None:  # one text an image here, but not in every split
+                columns = {key: part.meta.pop(key) for key in of_texts & part.meta.keys()}
+                part.texts = Texts(np.arange(len(part.index)), part.index, columns)
     splits = {split: _to_split(rows[split]) for split in SPLITS}
     if train is retrieval:
         splits["retrieval"] = splits["train"]
@@ -268,10 +277,8 @@ def _write_hdf5(dataset: Dataset, target: IO[bytes]) -> None:
             file[OWNERS] = np.concatenate([part.image_of_text.numpy() + start for part, start in zip(parts, starts)])
         for split in SPLITS:
             file[f"{split}_idx"] = np.arange(first[split], first[split] + len(getattr(dataset, split)))
-        columns = {key: np.concatenate([part.meta[key] for part in parts]) for key in _common_columns(dataset)}
-        if all(part.texts is not None for part in parts):
-            for key in sorted(set.intersection(*(set(part.texts.meta) for part in parts))):
-                columns[key] = np.concatenate([part.texts.meta[key] for part in parts])
+        columns = {key: np.concatenate([part.meta[key] if key in part.meta else part.texts.meta[key] for part in parts])
+                   for key in _common_columns(dataset)}
         if dataset.label_names is not None:
             columns["label_names"] = np.array(dataset.label_names)
         for key, column in columns.items():
@@ -288,7 +295,12 @@ def _write_joined(file: h5py.File, key: str, arrays: list[np.ndarray]) -> None:
 
 def _common_columns(dataset: Dataset) -> list[str]:
     """The names of the columns that every split has; no other has a place in one table of all pairs."""
-    return sorted(set.intersection(*(set(getattr(dataset, split).meta) for split in SPLITS)))
+    return sorted(set.intersection(*(_columns(getattr(dataset, split)) for split in SPLITS)))
+
+
+def _columns(split: Split) -> set[str]:
+    """The names of the columns of a split, by pair or by text."""
+    return {*split.meta, *(split.texts.meta if split.texts is not None else ())}
 
 
 def _offset(split: Split, database: Split) -> int | None:
@@ -324,7 +336,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(_describe(dataset))
     if options.convert:
         save_hdf5(dataset, options.convert)
-        some = {key for split in SPLITS for key in getattr(dataset, split).meta} - set(_common_columns(dataset))
+        some = {key for split in SPLITS for key in _columns(getattr(dataset, split))} - set(_common_columns(dataset))
         if some:
             print(f"left out, since not every split has it: {', '.join(sorted(some))}")
         print(f"written to {options.convert}")

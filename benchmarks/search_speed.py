@@ -221,7 +221,7 @@ def reranking(path: Path, dataset: str, data_dir: str, folder: Path) -> list[dic
     source = {"dataset": data.name, "path": str(data.path), "split": "retrieval", "fingerprint": data.fingerprint}
     for query, item in (("text", "image"), ("image", "text")):
         index = Index.build(folder / item, path, **{item: getattr(data.retrieval, item).numpy()},
-                            ids=data.retrieval.index, source=source, rescore="int8")
+                            ids=data.retrieval.items(item).index, source=source, rescore="int8")
         asked, options = index.encode(**{query: getattr(data.query, query).numpy()}), dict(
             quality.rankings(index, RERANKED, RERANKED))
         singles = [Encoded(*(side[i:i + 1] for side in asked)) for i in range(len(asked.x))]

@@ -36,7 +36,8 @@ def find_oddities(rows: Mapping[str, Rows]) -> list[str]:
         columns = f" (columns found: {listing(query.meta)})" if query.meta else ""
         found.append(f"no labels{columns}: tests count how often a query finds its own partner, and give no mAP")
         if queries <= 10:
-            found.append(f"query: with {queries} rows, R@10 is 1 whatever the codes")
+            of = "R@10" if len(query.text) <= 10 else "R@10 of texts that ask for images"
+            found.append(f"query: with {queries} rows, {of} is 1 whatever the codes")
     others = [retrieval] + [train] * (not np.may_share_memory(train.image, retrieval.image))
     known = np.concatenate([_pair_hashes(part) for part in others])
     if count := int(np.isin(_pair_hashes(query), known).sum()):

@@ -34,6 +34,8 @@ PAGE = {  # captions of reporting/page.py and sentences of templates/report.html
     "Real-valued fusion": "实值融合", "Hash codes": "哈希码",
     "trained %(epochs)s epochs in %(seconds)s s": "训练 %(epochs)s 轮，用时 %(seconds)s 秒",
     "tested from a checkpoint of epoch %(epoch)s": "由第 %(epoch)s 轮的检查点测试",
+    "These are images; their texts are %(queries)s queries and %(items)s database items.":
+        "以上为图像数；其文本为 %(queries)s 个查询和 %(items)s 个数据库条目。",
     "%(what)s, %(how)s, seed %(seed)s. %(queries)s queries, %(items)s database items, %(pairs)s training pairs.":
         "%(what)s，%(how)s，随机种子 %(seed)s。查询 %(queries)s 条，数据库 %(items)s 条，训练对 %(pairs)s 个。",
     "Contents": "目录", "Mean average precision": "平均精度均值（mAP）",

@@ -30,6 +30,8 @@ class Sizes(Struct):
     train: Count
     query: Count
     retrieval: Count
+    query_texts: Count | UnsetType = UNSET  # where images have several texts
+    retrieval_texts: Count | UnsetType = UNSET
 
 
 class Trained(Struct):

@@ -33,8 +33,10 @@ def collect(data: Dataset, run: RunState, models: Sequence[tuple[HashModel | Fus
     more = details(data, models)
     last = more.pop("figures")
     final = {kind: last_figures.merge(figures, last[kind]) for kind, figures in final.items()}
-    return {"dataset": data.name, **about, "fingerprint": data.fingerprint,
-            "sizes": {name: len(getattr(data, name)) for name in SPLITS}, "seconds": {"training": run.seconds},
+    sizes = {name: len(getattr(data, name)) for name in SPLITS}
+    if data.query.texts is not None:  # images have several
+        sizes |= {f"{name}_texts": len(getattr(data, name).text) for name in ("query", "retrieval")}
+    return {"dataset": data.name, **about, "fingerprint": data.fingerprint, "sizes": sizes, "seconds": {"training": run.seconds},
             "epochs": run.log, "history": run.history, "final": final, **more}
 
 

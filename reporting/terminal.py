@@ -39,7 +39,7 @@ def table(results: dict) -> list[str]:
     sizes, final = results["sizes"], results["final"]
     lines = ["", f"{results['dataset']}, after epoch {results['history'][-1]['epoch']} (the last)"]
     if has_map(final):
-        lines[1] += f": tie-aware mAP, {sizes['query']:,} queries x {sizes['retrieval']:,} items"
+        lines[1] += f": tie-aware mAP, {_counted(sizes, 'query')} queries x {_counted(sizes, 'retrieval')} items"
         lines += ["", "       unpaired (one modality a side)   paired (UCMFH's: each side saw both)",
                   "           I2T             T2I              I2T             T2I         quant.",
                   "bits    @all    @50     @all    @50      @all    @50     @all    @50    error"]
@@ -52,6 +52,12 @@ def table(results: dict) -> list[str]:
     return lines + partners(results) + best(results["history"]) + [""]
 
 
+def _counted(sizes: dict[str, int], split: str) -> str:
+    """How many images and texts a split has: one number where each image has one text."""
+    texts = f" image and {sizes[f'{split}_texts']:,} text" if f"{split}_texts" in sizes else ""
+    return f"{sizes[split]:,}{texts}"
+
+
 def has_map(evaluation: dict) -> bool:
     """Whether an evaluation holds mAP, which needs labels."""
     return all("unpaired" in result for name, result in evaluation.items() if name != "epoch")
@@ -60,7 +66,7 @@ def has_map(evaluation: dict) -> bool:
 def partners(results: dict) -> list[str]:
     """The recall of a query's own partner in the last evaluation, as a table; nothing if it was not measured."""
     error_shown = has_map(results["final"])  # in the table before this one
-    lines = ["", f"The own partner among the {results['sizes']['query']:,} queries of the other modality, recall at K",
+    lines = ["", f"The own partner among the {_counted(results['sizes'], 'query')} queries of the other modality, recall at K",
              "             I2T                       T2I" + "             quant." * (not error_shown),
              "bits    R@1     R@5    R@10       R@1     R@5    R@10" + "    error" * (not error_shown)]
     for bits, result in results["final"].items():

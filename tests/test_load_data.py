@@ -1131,6 +1131,15 @@ def test_converting_keeps_the_attributes_and_the_file_it_reads(tmp_path):
         save_hdf5(again, tmp_path / "out.h5")
 
 
+@pytest.mark.parametrize("name", ["train.h5", "new.h5"])
+def test_a_data_set_is_not_converted_into_its_own_folder(tmp_path, tables, name):
+    folder = write_pickles(tmp_path / "p", tables, 4)
+    dataset, before = load_dataset(folder), sorted(path.name for path in folder.iterdir())
+    with pytest.raises(InputError, match=f"{name}: lies in the folder of the data set"):
+        save_hdf5(dataset, folder / name)
+    assert sorted(path.name for path in folder.iterdir()) == before
+
+
 def test_the_command_ends_bad_input_with_one_line_and_status_2(tmp_path, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["nothing", "--data_dir", str(tmp_path)])

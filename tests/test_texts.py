@@ -11,10 +11,12 @@ import torch
 
 import metric
 import search
+from benchmarks import search_speed
 from benchmarks.baselines.base import evaluate
 from benchmarks.methods import METHODS
 from common.errors import InputError
 from load_data import dataset_from_arrays, load_dataset, save_hdf5
+from reporting import terminal
 from reporting.inspection import inspect
 from training import checkpoint
 from training.randomness import drawn_texts
@@ -82,6 +84,25 @@ def test_every_text_is_read_with_its_image(file, data):
         assert torch.equal(split.image_of_text[split.first_text], torch.arange(len(split)))
 
 
+def test_a_split_with_one_text_an_image_is_written_like_those_with_several(tmp_path, data):
+    tables = {}
+    for name in ("train", "query", "retrieval"):
+        part = getattr(data, name)
+        texts = {"text": part.text.numpy(), "caption": part.items("text").columns["caption"]}
+        if name == "query":
+            texts = {key: column[part.first_text.numpy()] for key, column in texts.items()}
+        else:
+            texts["image_of_text"] = part.image_of_text.numpy()
+        tables[name] = {"image": part.image.numpy(), "label": part.label.numpy(), **texts}
+    mixed = dataset_from_arrays(**tables)
+    save_hdf5(mixed, tmp_path / "mixed.h5")
+    again = load_dataset(tmp_path / "mixed.h5")
+    assert again.fingerprint == mixed.fingerprint and len(mixed.query.text) == QUERIES
+    for split in tables:
+        captions = [getattr(each, split).items("text").columns["caption"].tolist() for each in (again, mixed)]
+        assert captions[0] == captions[1] == list(tables[split]["caption"])
+
+
 def test_one_text_an_image_is_the_usual_data_set(file, tmp_path, data):
     with h5py.File(file) as content:
         first = np.unique(content["image_of_text"][()], return_index=True)[1]
@@ -142,6 +163,32 @@ def test_tests_rank_images_for_texts_and_texts_for_images(trained, data):
     assert item["text"].startswith(f"text {item['row']} of ")  # a text is shown with its own number and words
     assert results["gallery"]["t2i"][0]["items"][0]["text"].split()[-1] == str(
         results["gallery"]["t2i"][0]["items"][0]["row"])
+
+
+def test_a_run_says_how_many_images_and_texts_were_asked_for(trained, data):
+    results, folder = trained
+    assert results["sizes"] == {"train": IMAGES - QUERIES, "query": QUERIES, "retrieval": IMAGES - QUERIES,
+                                "query_texts": len(data.query.text), "retrieval_texts": len(data.retrieval.text)}
+    printed = "\n".join(terminal.table(results))
+    assert f"{QUERIES} image and {len(data.query.text)} text queries x " in printed
+    assert f"among the {QUERIES} image and {len(data.query.text)} text queries of the other modality" in printed
+    page = next((folder / "r").rglob("report.html")).read_text(encoding="utf-8")
+    assert f"their texts are {len(data.query.text)} queries and {len(data.retrieval.text)} database items." in page
+
+
+def test_reranking_is_measured_in_both_directions(trained, file, tmp_path, monkeypatch):
+    monkeypatch.setattr(search_speed, "SECONDS", 0.001)
+    rows = search_speed.reranking(trained[1] / "c" / "hash" / "several_hash.pth", str(file), "data", tmp_path)
+    assert {row["query"] for row in rows} == {"image", "text"} and all(0 < row["map@50"] <= 1 for row in rows)
+
+
+def test_few_queries_are_warned_of_by_what_is_searched(data):
+    part = {"image": data.query.image[:5].numpy(), "text": data.query.text[:15].numpy(),
+            "image_of_text": np.repeat(np.arange(5), 3)}
+    rest = {"image": data.train.image.numpy(), "text": data.train.text.numpy(),
+            "image_of_text": data.train.image_of_text.numpy()}
+    warned = dataset_from_arrays(rest, part, rest).warnings
+    assert "query: with 5 rows, R@10 of texts that ask for images is 1 whatever the codes" in warned
 
 
 def test_recall_counts_any_text_of_an_image(data):
