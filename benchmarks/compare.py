@@ -139,7 +139,7 @@ def read(path: Path) -> Run | None:
         names = ICMR.Config().outcome().keys() - set(UNCOMPARED)
         known = {name: value for name, value in settings.items()
                  if name in names or method != "ours" and name not in ("method", "bits", "seed")}
-        dataset = found.get("dataset") or settings.get("dataset") or path.parents[2].name
+        dataset = found.get("dataset") or path.absolute().parents[2].name  # its folder, before benchmark.py wrote it
         final = {bits: figures for bits, figures in found["final"].items() if isinstance(figures, dict)}
         environment = {**found["environment"], **{key: (found.get(key) or "–")[:7] for key in ("commit", "code")}}
         run = Run(path.parent, str(method), known, int(settings["seed"]), dataset, found["fingerprint"], environment,
@@ -232,7 +232,7 @@ def differences(methods: Sequence[Method], figures: Iterable[str], directions: I
     return sorted(found, key=lambda row: order.index(row["method"]))
 
 
-def p_values(first: np.ndarray, other: np.ndarray) -> tuple[float, float | None]:
+def p_values(first: np.ndarray, other: np.ndarray) -> tuple[float | None, float | None]:
     """Two-sided p-values of the difference between two methods, by randomisation (Fisher).
 
     Over queries: the mean over seeds of a query's average precision may as well be the one method's as the other's, so
@@ -244,17 +244,20 @@ def p_values(first: np.ndarray, other: np.ndarray) -> tuple[float, float | None]
         first, other: the average precision, (seeds, queries), of the same queries; the seeds may be other ones.
 
     Returns:
-        Both; None over seeds if a method has only one.
+        Both; None over queries if there is only one, and over seeds if a method has only one.
     """
     settings = {"vectorized": True, "n_resamples": RESAMPLES, "batch": 500}
+    over_queries = over_seeds = None
     gains = other.mean(axis=0) - first.mean(axis=0)
-    queries = permutation_test((gains,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), **settings)
-    if min(len(first), len(other)) < 2:
-        return float(queries.pvalue), None
-    seeds = permutation_test((other.mean(axis=1), first.mean(axis=1)),
-                             lambda one, two, axis: one.mean(axis=axis) - two.mean(axis=axis),
-                             permutation_type="independent", rng=np.random.default_rng(0), **settings)
-    return float(queries.pvalue), float(seeds.pvalue)
+    if len(gains) > 1:
+        queries = permutation_test((gains,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), **settings)
+        over_queries = float(queries.pvalue)
+    if min(len(first), len(other)) > 1:
+        seeds = permutation_test((other.mean(axis=1), first.mean(axis=1)),
+                                 lambda one, two, axis: one.mean(axis=axis) - two.mean(axis=axis),
+                                 permutation_type="independent", rng=np.random.default_rng(0), **settings)
+        over_seeds = float(seeds.pvalue)
+    return over_queries, over_seeds
 
 
 def holm(values: Sequence[float]) -> list[float]:
@@ -329,7 +332,7 @@ def significance(methods: Sequence[Method], found: Sequence[dict]) -> list[str]:
              "method's is random; it says whether other trainings would show the same on these queries, and can't be "
              "small with few seeds. A claim about the methods needs both."]
     if len(methods) > 2:
-        lines[-1] += f" Corrected by Holm's method for {len(methods) - 1} methods against the first."
+        lines[-1] += " Corrected by Holm's method for the methods that were tested against the first in the same row."
     if without := [method.label for method in methods if not all(run.precision for run in method.runs)]:
         lines += ["", f"No p-values of {'; '.join(without)}: no {FILE} lies beside the results of each run; run them "
                   f"again."]

@@ -3,6 +3,7 @@
 import itertools
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -51,7 +52,7 @@ def test_seeds_and_code_lengths_are_gathered_and_compared(runs, tmp_path, capsys
                             "--directions", "i2t", "t2t"])
     printed = capsys.readouterr().out
     assert "| use_progressive_hash | true | false | – |" in printed and "| seeds | 0, 1 | 0, 1 | 0 |" in printed
-    assert "Corrected by Holm's method for 2 methods" in printed and "No p-values" not in printed
+    assert "Corrected by Holm's method for the methods" in printed and "No p-values" not in printed
     assert len(found) == 2 * 2 * 2 * 2  # methods, lengths, directions, figures
     final = {name: json.loads((runs / name / "metrics.json").read_text())["final"]["8"]["unpaired"]["t2t"]["map"]
              for name in ("true-0", "true-1", "false-0", "false-1")}
@@ -76,6 +77,7 @@ def test_p_values_are_those_of_all_signs_and_divisions():
     expected = [np.mean(np.array(drawn) >= abs(gains.mean()) - 1e-12) for drawn in (of_signs, of_divisions)]
     assert compare.p_values(first, other) == pytest.approx(expected, abs=1e-12)
     assert compare.p_values(first, first)[0] == 1 and compare.p_values(first[:1], other)[1] is None
+    assert compare.p_values(first[:, :1], other[:, :1])[0] is None and compare.p_values(first[:1, :1], other)[1] is None
 
 
 def test_of_equal_methods_few_differences_are_significant():
@@ -124,6 +126,14 @@ def test_a_flipped_bit_is_noticed(runs, tmp_path):
             for figure, values in known.precision.items():
                 np.testing.assert_array_equal(found.precision[figure], values, err_msg=f"{name}, byte {at}")
         (run / name).write_bytes(sound)
+
+
+def test_the_data_of_a_run_are_named_wherever_it_is_compared_from(runs, monkeypatch):
+    job = next((runs / "benchmark").glob("*/result.json"))
+    assert compare.read(job).dataset == "toy" == json_text.read(job)["dataset"]
+    job.write_text(json.dumps({key: value for key, value in json_text.read(job).items() if key != "dataset"}))
+    monkeypatch.chdir(job.parents[1])  # of a version that did not write it
+    assert compare.read(Path(job.parent.name) / job.name).dataset == "toy"
 
 
 def test_what_cannot_be_compared_is_refused_in_one_line(runs, tmp_path, capsys):

@@ -163,8 +163,8 @@ def project(tmp_path, monkeypatch):
 
 def forget():
     """As in another run: what a run has found out of the code, it keeps."""
-    records.code_digest.cache_clear()
-    records.code_files.cache_clear()
+    for found in (records.code_digest, records.code_files, records.committed):
+        found.cache_clear()
 
 
 def digest():
@@ -205,14 +205,19 @@ def test_only_committed_code_has_a_commit(project):
 
     assert records.committed("main")[0] is None and "not in a git repository" in records.committed("main")[1]
     git("init")
+    forget()
     assert records.committed("main")[0] is None
     git("add", ".")
     git("commit", "-m", "All")
+    forget()
     commit, reason = records.committed("main")
     assert len(commit) == 40 and reason == ""
     (project / "stranger.py").write_text("y = 2\n")
+    forget()
     assert records.committed("main")[0] == commit
     (project / "late.py").write_text("x = 'other'\n")
+    assert records.committed("main")[0] == commit  # of the code that runs, which was read before
+    forget()
     assert records.committed("main") == (None, "uncommitted changes in late.py")
     with pytest.raises(InputError, match="--record: uncommitted changes in late.py"):
         records.require_committed("main")
