@@ -123,7 +123,7 @@ def run_study(options: argparse.Namespace, command: str) -> dict:
     studies = []
     for path, dataset in datasets.items():
         folder = check_writable(Path(options.results_dir) / dataset.name / "benchmark", "results_dir")
-        jobs_with = functools.partial(jobs_of, options.study, path, dataset, settings, folder=folder)
+        jobs_with = functools.partial(jobs_of, options.study, path, settings, folder=folder)
         studies.append((dataset, folder, jobs_with, jobs_with(seeds=options.seeds, wanted=options.methods, own=own)))
     jobs = [job for *_, asked in studies for job in asked]
     results = [None] * len(jobs) if options.fresh else \

@@ -8,8 +8,8 @@ and irrelevant items at each distance: ``hamming_histogram``.
 
 Conventions: codes are +-1 arrays (n, bits), labels are multi-hot arrays (n, classes) of 0 and 1. A query without a
 relevant item scores 0 and stays in the mean. A cut (``topk``, N) beyond the database means the whole database. Figures
-are shares from 0 to 1, not percentages. Every function raises ``InputError``, which is a ValueError, for arguments of
-another shape, with other values, or that do not fit each other.
+are shares from 0 to 1, not percentages. Every function but ``average_precision`` raises ``InputError``, which is a
+ValueError, for arguments of another shape, with other values, or that do not fit each other.
 
 To use this in another project, copy ``metric.py`` and ``common/hamming_loops.py`` (keeping the folder ``common``). They
 need NumPy and Numba, and not PyTorch; there, malformed arguments raise a plain ValueError.

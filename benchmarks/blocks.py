@@ -75,10 +75,8 @@ def written(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def listed(items: Sequence[str], zh: bool = False) -> str:
+def listed(items: Sequence[str]) -> str:
     """``a, b and c``."""
-    if zh:
-        return "，".join(items)
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
@@ -229,7 +227,7 @@ def promises_table(evidence: Evidence, zh: bool = False) -> list[str]:
     return [*table(header, rows, len(header)), "",
             "The scale on against off, mean ± standard error over seeds, the same seed on and off; mean of the code "
             "lengths and both directions, unpaired, last epoch. A verdict is given where the 95 % confidence interval "
-            "allows one; it is wider by ten epochs where trainings were tested every ten. Roughness is the mean "
+            "allows one; it is wider by nine epochs where trainings were tested every ten. Roughness is the mean "
             "absolute second difference in the second half of the training, of the loss in % of its level there. The "
             f"figures of each code length are in [{RESULTS}]({RESULTS}).",
             *footnote(rows), *_added_time(evidence, zh)]

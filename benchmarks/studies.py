@@ -10,7 +10,6 @@ from pathlib import Path
 from benchmarks.baselines import ucmfh
 from benchmarks.methods import METHODS
 from common.errors import InputError
-from load_data import Dataset
 
 DEFAULT, OFF = "ours", "ours, progressive off"
 PARTNERS = dict(structure_start=0.0, structure_end=0.0)  # targets that are partners only
@@ -83,7 +82,7 @@ class Job:
     own: str = ""  # the pinned name of the class (common/own_code.py) of a method of one's own
 
 
-def jobs_of(study: str, path: str, dataset: Dataset, settings: dict, seeds: int, folder: Path,
+def jobs_of(study: str, path: str, settings: dict, seeds: int, folder: Path,
             wanted: list[str] | None = None, own: dict[str, str] | None = None) -> list[Job]:
     """The trainings of a study on a data set, those whose settings are the same in two studies only once.
 

@@ -10,7 +10,7 @@ from benchmarks import promises
 from benchmarks.exports import mark_best
 from benchmarks.promises import DIRECTIONS, in_points, standard_error
 
-Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (benchmark.gather)
+Found = dict[str, dict[str, list[dict]]]  # results by method and code length, one a seed (trainings.gather)
 
 
 def markdown(study: str, dataset: str, command: str, sizes: dict[str, int], found: Found, skipped: dict[str, str],

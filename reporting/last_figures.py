@@ -63,11 +63,12 @@ def merge(figures: dict, found: Mapping[str, Mapping[str, float]]) -> dict:
 
 def write(path: Path, data: Dataset, precision: Mapping[str, np.ndarray]) -> Path | None:
     """Write the average precision of each query, with the number that it has in the file of the data set
-    (``rows/image`` and ``rows/text``) and the data set's fingerprint; nothing if there is none.
+    (``rows/image`` and ``rows/text``) and the data set's fingerprint. If there is none, the file of a run before goes.
 
     Raises InputError if the folder refuses the file.
     """
     if not precision:
+        path.unlink(missing_ok=True)
         return None
     about = {"fingerprint": np.array(data.fingerprint),
              **{f"rows/{side}": data.query.items(side).index for side in ("image", "text")}}

@@ -2,6 +2,7 @@
 
 import json
 
+import h5py
 import numpy as np
 import pytest
 import scipy.io
@@ -74,6 +75,15 @@ def test_the_codes_of_a_model_are_written_for_matlab(small):
     for bits, found in first.items():
         again = scipy.io.loadmat(small / "results" / "toy" / "run" / f"codes_{bits}.mat")
         assert all(np.array_equal(again[name], values) for name, values in found.items() if not name.startswith("__"))
+
+
+def test_a_run_leaves_no_file_of_the_run_before(small):
+    run(small, "--codes_mat", "true")
+    with h5py.File(small / "data" / "toy" / "toy.h5", "r+") as file:
+        del file["label"]
+    ICMR.main(toy_arguments(small, "--run_name", "run", "--hash_lens", "4"))
+    left = {path.name for path in (small / "results" / "toy" / "run").iterdir()}
+    assert left == {".lock", "log.txt", "metrics.json", "report.html"}
 
 
 def test_what_was_measured_before_stays_as_it_was():

@@ -21,6 +21,8 @@ from training.own_loss import own_loss
 from training.targets import (DIMENSIONS, MAX_TEMPERATURE, contrast_temperatures, feature_neighbours,
                               measurable, neighbour_counts, neighbour_temperature, shared_space)
 
+NEAR_CHANCE = 0.99  # of the highest temperature, that of pairs at random, which come out slightly below it by chance
+
 if TYPE_CHECKING:
     from training.settings import Settings
 
@@ -67,7 +69,7 @@ class Objective:
             temperatures = dict.fromkeys(widths, config.temperature)
         else:
             temperatures = contrast_temperatures(image, text, widths, config.batch_size)
-            if min(temperatures.values()) == MAX_TEMPERATURE and measurable(len(image), config.batch_size):
+            if min(temperatures.values()) > NEAR_CHANCE * MAX_TEMPERATURE and measurable(len(image), config.batch_size):
                 warn(f"{name}: the texts of images can't be told from other texts; are the rows of both in the same "
                      f"order?")
         self.chosen["temperature"] = {str(width): temperature for width, temperature in temperatures.items()}
