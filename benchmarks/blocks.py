@@ -18,7 +18,7 @@ import ICMR
 from benchmarks import promises
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.promises import in_points, interval, standard_error
-from benchmarks.tables import spread
+from benchmarks.tables import spread, table
 from common.errors import InputError
 
 RESULTS = "RESULTS.md"
@@ -29,12 +29,6 @@ NOTHING_ZH = "目前还没有此项的实验记录。"
 
 
 # --- cells ------------------------------------------------------------------------------------------------------------
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
-    """A Markdown table whose first ``words`` columns hold words, the others numbers."""
-    align = ["---" if column < words else "---:" for column in range(len(header))]
-    return [f"| {' | '.join(cells)} |" for cells in (header, align, *rows)]
 
 
 def gain(values: Sequence[float], zh: bool = False, usual: int | None = None) -> str:

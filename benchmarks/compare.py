@@ -25,8 +25,8 @@ import numpy as np
 from scipy.stats import permutation_test
 
 from benchmarks import exports
-from benchmarks.blocks import table, written
-from benchmarks.tables import spread
+from benchmarks.blocks import written
+from benchmarks.tables import spread, table
 from common.atomic_files import write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 from reporting import metrics_json

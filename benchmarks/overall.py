@@ -13,12 +13,12 @@ import numpy as np
 
 import ICMR
 from benchmarks.methods import METHODS
-from benchmarks.blocks import (NOTHING, NOTHING_ZH, RESULTS, alone, command, footnote, label, listed, of_seeds, span,
-                               table)
+from benchmarks.blocks import NOTHING, NOTHING_ZH, RESULTS, alone, command, footnote, label, listed, of_seeds, span
 from benchmarks.datasets import BROAD_CLASSES, RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Pair, Row
 from benchmarks.promises import in_points
 from benchmarks.studies import STUDIES
+from benchmarks.tables import table
 
 CUTS = {"map": "@all", "map@50": "@50"}
 SEPARATE = {"nested": False}

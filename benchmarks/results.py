@@ -8,14 +8,14 @@ import numpy as np
 
 from benchmarks import studies
 from benchmarks.blocks import (alone, anchor, command, footnote, gain, label, listed, of, of_seeds, search_speed,
-                               seeds_of, speed, table)
+                               seeds_of, speed)
 from benchmarks.datasets import RECIPES, SELECTION, UNSEEN
 from benchmarks.evidence import OFF, ON, Data, Evidence, Row
 from benchmarks.exports import mark_best
 from benchmarks.methods import METHODS
 from benchmarks.overall import NEAR_CHANCE, against, at_chance, by_label_set, scale_on_all
 from benchmarks.promises import in_points
-from benchmarks.tables import spread
+from benchmarks.tables import spread, table
 
 
 def results(evidence: Evidence) -> list[str]:

@@ -36,6 +36,7 @@ import torch
 
 import metric
 from benchmarks import records
+from benchmarks.tables import table
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError, Parser, exit_on_bad_input
 from common.hamming_loops import compiled, distance_to
@@ -242,7 +243,7 @@ def reranking(path: Path, dataset: str, data_dir: str, folder: Path) -> list[dic
 # --- the report -----------------------------------------------------------------------------------
 
 
-def table(result: dict) -> list[str]:
+def report(result: dict) -> list[str]:
     """The figures as Markdown."""
     machine = result["limits"]
     lines = [f"{machine['threads']} threads, {result['cpu']}, load {result['load']} at the start; faiss "
@@ -251,22 +252,22 @@ def table(result: dict) -> list[str]:
                          for bits, pairs in machine["pairs_per_second"].items())
              + ". Encoding from image features: "
              + ", ".join(f"{bits} bits {rate:,.0f} items/s" for bits, rate in result["encoded_per_second"].items())
-             + f". Codes: {result['dataset']}'s with {result['noise']:.0%} of the bits flipped.", "",
-             f"| bits | codes | index | build, s | on disk, MB | memory above the codes | queries/s, batch 1 | "
-             f"queries/s, batch {BATCH:,} | of the limit | recall@10 | recall@100 |",
-             "| ---: | ---: | --- | " + " | ".join(["---:"] * 8) + " |"]
+             + f". Codes: {result['dataset']}'s with {result['noise']:.0%} of the bits flipped.", ""]
+    rows = []
     for row in result["figures"]:
         per_second = row["queries_per_second"]
         chosen = ", ".join(f"{name} {value}" for name, value in row["parameters"].items())
         above, megabytes = row["memory_above_codes"], row["codes"] * row["bits"] / 8e6
         build = "" if row["index"] in ("numpy", "flat") else f"{row['build_seconds']:.1f}"
         share = [f"{part:.0%}" for part in row["of_limit"].values() if part is not None]
-        lines.append(f"| {row['bits']} | {row['codes']:,} | {row['index']}{f' ({chosen})' if chosen else ''} | "
-                     f"{build} | {row['bytes_on_disk'] / 1e6:,.1f} | "
-                     f"{'' if above is None else f'{above * megabytes:,.1f} MB ({above:.0%})'} | "
-                     f"{rounded(per_second['1'])} | {rounded(per_second[str(BATCH)])} | {' / '.join(share)} | "
-                     f"{row['recall@10']:.3f} | {row['recall@100']:.3f} |")
-    return lines + ["", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at "
+        rows.append([f"{row['index']}{f' ({chosen})' if chosen else ''}", f"{row['bits']}", f"{row['codes']:,}", build,
+                     f"{row['bytes_on_disk'] / 1e6:,.1f}",
+                     "" if above is None else f"{above * megabytes:,.1f} MB ({above:.0%})",
+                     *(rounded(per_second[batch]) for batch in ("1", str(BATCH))), " / ".join(share),
+                     f"{row['recall@10']:.3f}", f"{row['recall@100']:.3f}"])
+    header = ["index", "bits", "codes", "build, s", "on disk, MB", "memory above the codes", "queries/s, batch 1",
+              f"queries/s, batch {BATCH:,}", "of the limit", "recall@10", "recall@100"]
+    return [*lines, *table(header, rows), "", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at "
                         f"batch {BATCH:,}, of counting pairs in the cache."]
 
 
@@ -333,7 +334,7 @@ def main(argv: list[str] | None = None) -> dict:
         for size in options.sizes:
             result["figures"] += measure_all(options, bits, coarse, size, base, asked, result["limits"])
     write_atomically(options.out, lambda file: json.dump(result, file, indent=1), "w")
-    lines = table(result)
+    lines = report(result)
     write_atomically(options.out.with_suffix(".md"), lambda file: file.write("\n".join(lines) + "\n"), "w")
     print("\n".join(lines))
     if options.record:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -65,13 +65,8 @@ def of_one_modality(found: Found, lengths: list[str]) -> list[str]:
 
 def compared(figures: Sequence[str], lengths: list[str], cells: list[list[str]]) -> list[str]:
     """A table with each figure at each code length, the best and the second best marked."""
-    return [*header(figures, lengths), *(f"| {' | '.join(row)} |" for row in mark_best(cells))]
-
-
-def header(figures: Sequence[str], lengths: list[str]) -> list[str]:
-    """The first two lines of a table with each figure at each code length."""
     names = [f"{figure} {bits}" if bits == lengths[0] else bits for figure in figures for bits in lengths]
-    return ["| | " + " | ".join(names) + " |", "| --- |" + " ---: |" * len(names)]
+    return table(["", *names], mark_best(cells))
 
 
 def recalls(found: Found, lengths: list[str]) -> list[str]:
@@ -87,8 +82,9 @@ def recalls(found: Found, lengths: list[str]) -> list[str]:
 
 def details(found: Found, lengths: list[str]) -> list[str]:
     """A row a method and code length: every figure."""
-    rows = ["| | bits | I2T @all | T2I @all | I2T @50 | T2I @50 | paired I2T @all | T2I @all | I2T @50 | T2I @50 | "
-            "quantization error | training s |", "| --- |" + " ---: |" * 11]
+    header = ["", "bits", "I2T @all", "T2I @all", "I2T @50", "T2I @50", "paired I2T @all", "T2I @all", "I2T @50",
+              "T2I @50", "quantization error", "training s"]
+    rows = []
     for label, results in found.items():
         for bits in lengths:
             entries = results.get(bits, [])
@@ -97,10 +93,9 @@ def details(found: Found, lengths: list[str]) -> list[str]:
             cells = [spread([100 * entry[protocol][direction][cut] for entry in entries if protocol in entry])
                      for protocol in ("unpaired", "paired") for cut in ("map", "map@50") for direction in DIRECTIONS]
             errors = [entry["quantization_error"] for entry in entries if "quantization_error" in entry]
-            rows.append(f"| {label} | {bits} | " + " | ".join(cells) + f" | {spread(errors, 4)} | "
-                        f"{spread([entry['seconds'] for entry in entries])} |")
-    rows += ["", "Our training seconds are those of all code lengths together, which are trained in one run."]
-    return rows
+            rows.append([label, bits, *cells, spread(errors, 4), spread([entry["seconds"] for entry in entries])])
+    return [*table(header, rows), "",
+            "Our training seconds are those of all code lengths together, which are trained in one run."]
 
 
 def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
@@ -111,8 +106,7 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
         return ["No seed was trained both with the scale and without it."]
     on, off = ({bits: sorted((entry for entry in side[bits] if entry["seed"] in seeds), key=lambda entry: entry["seed"])
                 for bits in lengths} for side in (on, off))
-    rows = ["| | " + " | ".join(f"{bits} bits" for bits in lengths) + " | mean |",
-            "| --- |" + " ---: |" * (len(lengths) + 1)]
+    rows = []
     measured = [(protocol, cut, f"mAP@{cut.removeprefix('map@').replace('map', 'all')}, {protocol}")
                 for protocol in ("unpaired", "paired") for cut in ("map", "map@50")]
     if all("partners" in entry for bits in lengths for entry in on[bits] + off[bits]):
@@ -121,27 +115,25 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
     for protocol, cut, name in measured:
         gains = np.array([[in_points(a, protocol, cut) - in_points(b, protocol, cut)
                            for a, b in zip(on[bits], off[bits])] for bits in lengths])
-        rows.append(f"| {name} | " + " | ".join(gain(row) for row in gains) + f" | {gain(gains.mean(axis=0))} |")
+        rows.append([name, *map(gain, gains), gain(gains.mean(axis=0))])
     errors = [np.mean([entry["quantization_error"] for entry in on[bits]]) /
               np.mean([entry["quantization_error"] for entry in off[bits]]) for bits in lengths]
-    rows.append("| quantization error, ratio | " + " | ".join(f"{error:.3f}" for error in errors)
-                + f" | {np.mean(errors):.3f} |")
-    return [*rows, "", "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
+    rows.append(["quantization error, ratio", *(f"{error:.3f}" for error in [*errors, np.mean(errors)])])
+    return [*table(["", *(f"{bits} bits" for bits in lengths), "mean"], rows), "", "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
             *promised([trainings(side, lengths) for side in (on, off)])]
 
 
 def promised(sides: list[list[promises.Training]]) -> list[str]:
     """The guide's promises beside what was measured, all code lengths together; ``sides`` are on and off, seed by seed.
     """
-    rows = ["| all code lengths | promised | off | on | change | verdict |", "| --- | --- | ---: | ---: | ---: | --- |"]
+    rows = []
     for row in promises.compare(*sides):
         figures = "–" if row["change"] is None else f"{row['change']:+.1f}"
         if row["standard_error"] is not None:
             figures += f" ± {row['standard_error']:.1f}"
         before, after = ("–" if row[side] is None else f"{row[side]:.4g}" for side in ("original", "progressive"))
-        rows.append(f"| {row['label']} | {row['promised']} | {before} | {after} | {figures} {row['unit']} | "
-                    f"{row['verdict']} |")
-    return [*rows, "", "Change ± standard error over seeds, judged by its 95 % confidence interval. Roughness: the "
+        rows.append([row["label"], row["promised"], row["verdict"], before, after, f"{figures} {row['unit']}"])
+    return [*table(["all code lengths", "promised", "verdict", "off", "on", "change"], rows, words=3), "", "Change ± standard error over seeds, judged by its 95 % confidence interval. Roughness: the "
             "mean absolute second difference in the second half of the training, of the loss in % of its level there."]
 
 
@@ -154,6 +146,12 @@ def trainings(results: dict[str, list[dict]], lengths: list[str]) -> list[promis
                    for tests in zip(*(entry["history"] for entry in entries))]
         found.append(promises.of_metrics({"final": by_length, "history": history, "epochs": entries[0]["epochs"]}))
     return found
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], words: int = 1) -> list[str]:
+    """A Markdown table whose first ``words`` columns hold words, the others numbers."""
+    align = ["---" if column < words else "---:" for column in range(len(header))]
+    return [f"| {' | '.join(cells)} |" for cells in (header, align, *rows)]
 
 
 def spread(values: list[float], places: int = 1) -> str:
