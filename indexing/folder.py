@@ -68,11 +68,12 @@ def read_manifest(folder: Path) -> dict:
                  and all(type(about[key]) is int and about[key] > 0 for key in ("bits", "count"))
                  and REQUIRED_FILES <= about["files"].keys()
                  and (about["kind"] == "flat") == ("faiss.index" not in about["files"])
+                 and about["parameters"] == nearest.parameters(about["kind"], about["count"], 8 * -(-about["bits"] // 8))
                  and about.get("rescore") in (None, *RESCORING)
                  and (about.get("rescore") is None) == ("outputs.npy" not in about["files"])
                  and all("/" not in name and type(file["bytes"]) is int and type(file["sha256"]) is str
                          for name, file in about["files"].items())
-                 and all(type(about[key]) is dict for key in ("parameters", "model"))
+                 and type(about["model"]) is dict
                  and all(type(about[key]) is str for key in ("bit_order", "written"))
                  and about["modality"] in ("image", "text", "both") and type(about["model"]["sha256"]) is str
                  and {"dataset", "epoch"} <= about["model"].keys() and is_source(about["source"])

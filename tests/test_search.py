@@ -568,6 +568,17 @@ def test_damaged_files_are_refused_by_name(build, kind, name):
         Index.load(made.folder)
 
 
+@pytest.mark.parametrize("kind, edited", [
+    ("ivf", {"nprobe": 0}), ("hnsw", {"ef_search": 0}), ("hnsw", {"ef_search": 2**31 - 1}), ("hash", {"nflip": 100}),
+    ("hash", {"nflip": -1}), ("hash", {"nflip": 10**9}), ("flat", {"nprobe": 1})])
+def test_other_parameters_than_those_of_the_build_are_refused(build, kind, edited):
+    made = build(kind)
+    about = {**made.about, "parameters": {**made.about["parameters"], **edited}}
+    (made.folder / "index.json").write_text(json.dumps(about))
+    with pytest.raises(InputError, match="index.json: damaged, or not an index of this version"):
+        Index.load(made.folder)
+
+
 def test_loading_runs_no_code(build, tmp_path):
     class Bomb:
         def __reduce__(self):
