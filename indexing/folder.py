@@ -26,6 +26,7 @@ from common import json_text
 from common.atomic_files import check_writable, write_atomically
 from common.errors import InputError
 from common.locks import alone
+from common.npy_files import map_npy
 from indexing import nearest
 from indexing.features import chunks
 
@@ -143,9 +144,9 @@ def damaged(path: Path, reason: str) -> InputError:
 def map_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.ndarray:
     """A .npy file, memory-mapped. Raises InputError unless it holds an array of this type and shape."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
+        array = map_npy(path)
     except (OSError, ValueError) as error:
-        raise damaged(path, f"cannot be read ({str(error).splitlines()[0]})") from error
+        raise damaged(path, f"cannot be read ({error})") from error
     if array.dtype != dtype or array.shape != shape or not array.flags.c_contiguous:
         raise damaged(path, f"found {array.dtype} of shape {array.shape}, expected {np.dtype(dtype)} of {shape}")
     return array

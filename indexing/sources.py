@@ -5,13 +5,15 @@ Only what reads a data set imports ``load_data``, which loads PyTorch.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from common.errors import InputError
-from common.input_files import read_text, require_file
+from common.input_files import read_text
+from common.npy_files import map_npy
 from extraction import encoders
 from indexing.index import Index
 
@@ -40,7 +42,7 @@ class Queries(NamedTuple):
     """Queries, and what to call each of them in an answer."""
 
     features: dict[str, np.ndarray]  # by modality, (q, d)
-    names: list[str]
+    names: Iterable[str]
 
 
 # --- items ----------------------------------------------------------------------------------------
@@ -73,13 +75,9 @@ def items_of_files(image: Path | None, text: Path | None) -> Items:
 def read_array(path: Path) -> np.ndarray:
     """A .npy file, memory-mapped; no code from it is run. Raises InputError if it isn't one of numbers."""
     try:
-        require_file(path)
-        with open(path, "rb") as file:
-            if file.read(6) != np.lib.format.MAGIC_PREFIX:  # np.load reads other formats, too
-                raise ValueError
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        reason = getattr(error, "strerror", None) or "damaged, empty or another format"
+        return map_npy(path)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read as a .npy file of numbers ({reason})") from None
 
 
@@ -128,7 +126,8 @@ def image_query(index: Index, path: str, model: str | None = None) -> Queries:
 def file_queries(path: Path, modality: str) -> Queries:
     """The rows of a feature file (.npy) as queries. Raises InputError as :func:`read_array`."""
     features = read_array(path)
-    return Queries({modality: features}, [f"{path.name}, row {row}" for row in range(_row_count(features))])
+    names = (f"{path.name}, row {row}" for row in range(_row_count(features)))  # made when the features are checked
+    return Queries({modality: features}, names)
 
 
 def split_queries(data: Dataset, rows: list[int], modality: str) -> Queries:

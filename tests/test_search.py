@@ -22,13 +22,14 @@ from hypothesis import strategies as st
 import load_data
 import metric
 import search
+from attack.hostile_arrays import HOSTILE
 from benchmarks import records, search_speed
 from common.errors import InputError
 from extraction.encoders import packaged
 from indexing import encoding, nearest, quality
 from indexing import index as index_module
 from indexing.encoding import Encoded
-from indexing.folder import NewVersion, read_faiss
+from indexing.folder import NewVersion, map_array, read_faiss
 from indexing.index import Index
 from model import FusionModel, HashModel, TextMlp
 from reporting import search_page
@@ -920,6 +921,18 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
     assert "can't be compared" in refused(capsys, "add", "--dataset", "toy", "--data_dir", tmp_path / "changed")
     assert "its fingerprint differs" in refused(capsys, "query", "--item", "0", "--data_dir", tmp_path / "changed")
     assert len(Index.load("index/toy/12")) == ITEMS
+
+
+@pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
+def test_arrays_that_ask_for_too_much_are_one_line(build, cli, capsys, recwarn, content):
+    made = build()
+    Path("x.npy").write_bytes(content)
+    for argv in (["query", "--features", "x.npy"], ["add", "--image_features", "x.npy"],
+                 ["remove", "--ids", "x.npy"]):
+        assert "x.npy: cannot be read as a .npy file of numbers (" in refused(capsys, *argv, "--folder", made.folder)
+    with pytest.raises(InputError, match="x.npy: cannot be read") as caught:
+        map_array(Path("x.npy"), np.float32, (8,))
+    assert "\n" not in str(caught.value) and not recwarn.list
 
 
 def test_words_and_pictures_need_the_data_sets_encoder(toy, data, cli, capsys, monkeypatch):
