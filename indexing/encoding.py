@@ -121,36 +121,42 @@ def write_codes(version: NewVersion, model: HashModel, features: Mapping[str, np
     """Write the packed codes of the items in ``order`` to ``codes.npy``, and with ``outputs`` their x to
     ``outputs.npy``, a chunk at a time.
 
-    It resumes where an interrupted build stopped, unless the features of an item that was encoded have changed since.
+    It resumes where an interrupted build stopped, unless the features of an item that was encoded, or what was written
+    of it, have changed since.
     """
     files = {"codes.npy": (np.uint8, -(-model.width // 8))}
     if outputs:
-        files["outputs.npy"] = np.int8, model.width
-    done, read = version.done, hashlib.sha256()
-    for rows in chunks(order[:done], CHUNK_ROWS):
-        _update(read, features, rows)
-    if done and read.hexdigest() != version.features_hash:
-        done, read = 0, hashlib.sha256()
+        files["outputs.npy"] = (np.int8, model.width)
     with contextlib.ExitStack() as stack:
-        opened = {name: stack.enter_context(open(version.path(name), "r+b" if done else "wb")) for name in files}
-        for name, file in opened.items():
-            dtype, width = files[name]
-            start = write_header(file, dtype, (len(order), width))
+        opened = []
+        for name, (dtype, width) in files.items():
+            version.path(name).touch()
+            file = stack.enter_context(open(version.path(name), "r+b"))
+            opened.append((file, width, write_header(file, dtype, (len(order), width))))
+        done, digest = 0, hashlib.sha256()
+        for rows in chunks(order[:version.done], CHUNK_ROWS):
+            _update(digest, features, rows, [file.read(len(rows) * width) for file, width, _ in opened])
+            done += len(rows)
+        if digest.hexdigest() != version.digest:
+            done, digest = 0, hashlib.sha256()
+        for file, width, start in opened:
             file.seek(start + done * width)
             file.truncate()
         progress(done)
         for rows in chunks(order[done:], CHUNK_ROWS):
             encoded = encode_rows(model, features, rows)
-            for name, file in opened.items():
-                file.write(encoded.packed if name == "codes.npy" else encoded.outputs)
+            blocks = [encoded.packed, encoded.outputs][:len(opened)]
+            for (file, _, _), block in zip(opened, blocks):
+                file.write(block)
                 file.flush()
                 os.fsync(file.fileno())
-            _update(read, features, rows)
+            _update(digest, features, rows, blocks)
             done += len(rows)
-            version.note_progress(done, read.hexdigest())
+            version.note_progress(done, digest.hexdigest())
             progress(len(rows))
 
 
-def _update(digest, features: Mapping[str, np.ndarray], rows: np.ndarray) -> None:
-    for array in features.values():
-        digest.update(np.ascontiguousarray(array[rows]))
+def _update(digest, features: Mapping[str, np.ndarray], rows: np.ndarray, blocks: list) -> None:
+    """Digest the features of some rows, and what is written of them."""
+    for block in (*(np.ascontiguousarray(array[rows]) for array in features.values()), *blocks):
+        digest.update(block)

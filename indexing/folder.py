@@ -178,7 +178,7 @@ class NewVersion:
     Attributes:
         about: entries of ``index.json`` to be published.
         done: the number of items whose codes are in ``codes.npy`` already.
-        features_hash: the SHA-256 of the features of those items.
+        digest: the SHA-256 of the features of those items and of what was written of them.
 
     Raises:
         InputError: on entering, if the folder can't be written or another process is writing to it; on leaving, if
@@ -187,7 +187,7 @@ class NewVersion:
 
     def __init__(self, folder: str | os.PathLike, about: dict, plan: dict | None):
         self.folder, self.about, self.plan = Path(folder), about, plan
-        self.done, self.features_hash = 0, ""
+        self.done, self.digest = 0, ""
         self.work = self.folder / "building"
 
     def __enter__(self) -> NewVersion:
@@ -202,8 +202,9 @@ class NewVersion:
             noted = None
         if not isinstance(noted, dict):
             noted = {}
-        if self.plan is not None and noted.get("plan") == self.plan and "read" in noted:
-            self.done, self.features_hash = noted["done"], noted["read"]
+        done = noted.get("done")
+        if self.plan is not None and noted.get("plan") == self.plan and type(done) is int and done > 0:
+            self.done, self.digest = done, noted.get("digest")
             for path in self.work.iterdir():  # all other files are written again
                 if path.name not in ("codes.npy", "outputs.npy", "progress.json"):
                     path.unlink()
@@ -240,9 +241,10 @@ class NewVersion:
 
         self.write("faiss.index", lambda file: faiss.write_index_binary(index, faiss.PyCallbackIOWriter(file.write)))
 
-    def note_progress(self, done: int, features_hash: str) -> None:
-        """Record that ``codes.npy`` holds the codes of ``done`` items, whose features have this SHA-256."""
-        noted = {"done": done, "read": features_hash, "plan": self.plan}
+    def note_progress(self, done: int, digest: str) -> None:
+        """Record that ``codes.npy`` holds the codes of ``done`` items, and the digest that tells whether it still does.
+        """
+        noted = {"done": done, "digest": digest, "plan": self.plan}
         self.write("progress.json", lambda file: file.write(json.dumps(noted).encode()))
 
     def publish(self, count: int) -> None:

@@ -534,6 +534,39 @@ def test_an_interrupted_build_whose_items_changed_starts_anew(data, toy, tmp_pat
     np.testing.assert_array_equal(made.codes, made.encode(image=features).packed)
 
 
+@pytest.mark.parametrize("damage", ["short", "other", "missing", "outputs", '"x"', "10.5", "null", "-1", "true",
+                                    "99999999999"])
+def test_an_interrupted_build_whose_files_are_damaged_starts_anew(data, toy, tmp_path, monkeypatch, damage):
+    monkeypatch.setattr(encoding, "CHUNK_ROWS", 20)
+    work = tmp_path / "index" / "building"
+
+    def build(progress):
+        return Index.build(tmp_path / "index", toy / "toy_hash_12.pth", data.retrieval.image, progress=progress,
+                           rescore="int8")
+
+    def stop(items):
+        if items:
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        build(stop)
+    codes = work / ("outputs.npy" if damage == "outputs" else "codes.npy")
+    if damage in ("short", "outputs"):
+        os.truncate(codes, 140)
+    elif damage == "other":
+        codes.write_bytes(codes.read_bytes()[:-1] + b"?")
+    elif damage == "missing":
+        codes.unlink()
+    else:
+        noted = (work / "progress.json").read_text()
+        (work / "progress.json").write_text(noted.replace('"done": 20', f'"done": {damage}'))
+    seen = []
+    made = build(seen.append)
+    assert seen[0] == 0
+    np.testing.assert_array_equal(made.codes, made.encode(image=data.retrieval.image).packed)
+    assert made.outputs.any(axis=1).all()
+
+
 def test_a_refused_build_leaves_no_folder(data, toy, tmp_path):
     features = data.retrieval.image.numpy().copy()
     features[5, 0] = np.nan
