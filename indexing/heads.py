@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from common.npy_files import array_in
 from indexing.features import CHUNK_ROWS, Encoded, check_outputs, chunks, read_rows, row_count
 from indexing.folder import damaged
 
@@ -66,16 +67,22 @@ class Heads(NamedTuple):
     def read(cls, path: Path) -> Heads:
         """Those of a file that :meth:`write` wrote; no code from it is run. Raises InputError if it is damaged."""
         try:
-            with np.load(path, allow_pickle=False) as file:
-                heads = [Head(*(file[f"{side}.{name}"] for name in Head._fields)) for side in ("image", "text")]
-                heads = cls(*heads, file["lengths"])
-        except (OSError, ValueError, KeyError, EOFError, TypeError, zipfile.BadZipFile) as error:
+            with zipfile.ZipFile(path) as archive:
+                if sum(info.file_size for info in archive.infolist()) > path.stat().st_size:
+                    raise ValueError("compressed, which no file of this project is")
+                arrays = {info.filename: array_in(np.frombuffer(archive.read(info), np.uint8))
+                          for info in archive.infolist()}
+            heads = cls(*(Head(*(arrays[f"{side}.{name}.npy"] for name in Head._fields)) for side in ("image", "text")),
+                        arrays["lengths.npy"])
+            fit = heads.lengths.ndim == 1 and heads.lengths.dtype == np.int64
+            for side in heads[:2]:
+                (d, hidden), bits = side.hidden_weight.shape, heads.bits
+                shapes = [(d,), (d, hidden), (hidden,), (hidden, bits), (bits,)]
+                fit &= [array.shape for array in side] == shapes and all(array.dtype == np.float32 for array in side)
+        except Exception as error:  # zipfile raises whatever damaged files make it
             raise damaged(path, "not the heads of a model") from error
-        for side in heads[:2]:
-            (d, hidden), bits = side.hidden_weight.shape, heads.bits
-            shapes = [(d,), (d, hidden), (hidden,), (hidden, bits), (bits,)]
-            if [array.shape for array in side] != shapes or any(array.dtype != np.float32 for array in side):
-                raise damaged(path, "its arrays don't fit each other")
+        if not fit:
+            raise damaged(path, "its arrays don't fit each other")
         return heads
 
     def write(self, file) -> None:

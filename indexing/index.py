@@ -344,6 +344,8 @@ class Index:
         if about.get("rescore") is not None:
             outputs = map_array(version / "outputs.npy", np.int8, (count, about["bits"]))
         ids = map_array(version / "ids.npy", np.int64, (count,))
+        if ids[0] < 0 or (ids[1:] <= ids[:-1]).any():
+            raise damaged(version / "ids.npy", "its ids are not from 0 up, each larger than the one before")
         items = read_table(version / "items.arrow") if "items.arrow" in about["files"] else None
         if searcher is not None:
             answers = searcher(codes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from numpy.typing import ArrayLike
 from common.errors import InputError
 from indexing.folder import damaged
 
+MAGIC = b"ARROW1\0\0"  # begins a file; what follows is a stream of messages
 WRITTEN_ROWS = 1 << 16  # rows of a table that are gathered in memory at once
 
 
@@ -26,6 +28,12 @@ def check_ids(ids: ArrayLike, count: int) -> np.ndarray:
     if (repeated := values[times > 1]).size:
         raise InputError(f"ids: {repeated[0]} comes more than once ({repeated.size:,} do); expected each id once")
     return ids.astype(np.int64)
+
+
+def is_plain(kind: pa.DataType) -> bool:
+    """Whether a column may have this type: text, numbers, true and false, or nothing, all of which JSON has."""
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_integer,
+                                       pa.types.is_floating, pa.types.is_boolean, pa.types.is_null))
 
 
 def make_table(columns: Mapping[str, ArrayLike] | None, count: int) -> pa.Table | None:
@@ -74,10 +82,43 @@ def write_table(file, table: pa.Table, order: np.ndarray) -> None:
 
 
 def read_table(path: Path) -> pa.Table:
-    """The table of an Arrow file, memory-mapped. Raises InputError if the file is damaged."""
+    """The table of an Arrow file, memory-mapped. Raises InputError if the file is damaged, or isn't as
+    :func:`write_table` writes it: record batches of text and numbers one after the other, not compressed.
+    """
     try:
-        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+        file = pa.memory_map(str(path))
+        if file.read(len(MAGIC)) != MAGIC:
+            raise ValueError("not an Arrow file")
+        messages = pa.ipc.MessageReader.open_stream(file)
+        schema, batches = pa.ipc.read_schema(messages.read_next_message()), []
+        if len(set(schema.names)) < len(schema) or not all(map(is_plain, schema.types)):
+            raise ValueError("expected columns of text or numbers, each name once")
+        for message in messages:
+            if _is_compressed(message):
+                raise ValueError("compressed, which no file of this project is")
+            batches.append(pa.ipc.read_record_batch(message, schema))
+        table = pa.Table.from_batches(batches, schema)
         table.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
-        raise damaged(path, str(error).splitlines()[0]) from error
+    except Exception as error:  # pyarrow's readers raise whatever damaged files make them
+        raise damaged(path, (str(error) or "cut short").splitlines()[0]) from error
     return table
+
+
+def _is_compressed(message: pa.ipc.Message) -> bool:
+    """Whether the buffers of a record batch are compressed: its flatbuffer says so, pyarrow doesn't."""
+    content = message.metadata.to_pybytes()
+    batch = _pointed(content, _field(content, _pointed(content, 0), 2))  # the message's header
+    return _field(content, batch, 3) > 0
+
+
+def _pointed(content: bytes, at: int) -> int:
+    """Where a flatbuffer points to from there."""
+    return at + struct.unpack_from("<I", content, at)[0]
+
+
+def _field(content: bytes, table: int, number: int) -> int:
+    """Where a flatbuffer has a field of a table; 0 if it has none."""
+    fields = table - struct.unpack_from("<i", content, table)[0]
+    size, place = struct.unpack_from("<H", content, fields)[0], 4 + 2 * number
+    offset = struct.unpack_from("<H", content, fields + place)[0] if place < size else 0
+    return offset and table + offset

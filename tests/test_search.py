@@ -1,5 +1,6 @@
 """Indexing and searching: against brute force, in parts, killed while writing, damaged, from the command line."""
 
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet
 import pytest
 import torch
@@ -610,6 +612,68 @@ def test_other_parameters_than_those_of_the_build_are_refused(build, kind, edite
     about = {**made.about, "parameters": {**made.about["parameters"], **edited}}
     (made.folder / "index.json").write_text(json.dumps(about))
     with pytest.raises(InputError, match="index.json: damaged, or not an index of this version"):
+        Index.load(made.folder)
+
+
+def reseal(made):
+    """Write the sizes and digests of an index's files into its index.json again, as whoever edits them can."""
+    about = made.about
+    for name, entry in about["files"].items():
+        content = made._path(name).read_bytes()
+        entry |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (made.folder / "index.json").write_text(json.dumps(about))
+
+
+@pytest.mark.parametrize("damage", [
+    lambda arrays: {**arrays, "image.hidden_weight": np.ones(9, "f4")}, lambda arrays: {"lengths": arrays["lengths"]},
+    lambda arrays: {**arrays, "image.bias": np.float32(1)}, lambda arrays: {**arrays, "lengths": np.int64(12)},
+    lambda arrays: {**arrays, "lengths": np.array([[12]])}, lambda arrays: {**arrays, "lengths": np.array([1.5])},
+    lambda arrays: {**arrays, "text.mean": np.array(["a"])}])
+def test_heads_that_are_others_are_refused(build, damage):
+    made = build()
+    with np.load(made._path("heads.npz")) as file:
+        arrays = dict(file)
+    np.savez(made._path("heads.npz"), **damage(arrays))
+    reseal(made)
+    with pytest.raises(InputError, match="heads.npz: not the heads of a model|heads.npz: its arrays don't fit"):
+        Index.load(made.folder)
+
+
+def test_files_of_an_index_that_expand_are_refused(build):
+    made = build()
+    table, kept = made.items, made._path("items.arrow").read_bytes()
+    for codec in ("zstd", "lz4"):
+        with pa.ipc.new_file(made._path("items.arrow"), table.schema,
+                             options=pa.ipc.IpcWriteOptions(compression=codec)) as writer:
+            writer.write_table(table)
+        reseal(made)
+        with pytest.raises(InputError, match="items.arrow: compressed"):
+            Index.load(made.folder)
+    made._path("items.arrow").write_bytes(kept)
+    np.savez_compressed(made._path("heads.npz"), lengths=np.zeros(10**7, np.int64))
+    reseal(made)
+    with pytest.raises(InputError, match="heads.npz: not the heads"):
+        Index.load(made.folder)
+
+
+@pytest.mark.parametrize("column", [
+    pa.array([2**62] * ITEMS, pa.timestamp("s")), pa.array([1] * ITEMS, pa.timestamp("s", "Nowhere/None")),
+    pa.array([b"a"] * ITEMS), pa.array([[1]] * ITEMS), pa.array(["a"] * ITEMS).dictionary_encode()])
+def test_columns_of_an_index_that_are_neither_text_nor_numbers_are_refused(build, column):
+    made = build()
+    with pa.ipc.new_file(made._path("items.arrow"), pa.schema([("x", column.type)])) as writer:
+        writer.write_table(pa.table({"x": column}))
+    reseal(made)
+    with pytest.raises(InputError, match="items.arrow: expected columns of text or numbers"):
+        Index.load(made.folder)
+
+
+@pytest.mark.parametrize("ids", [np.arange(ITEMS)[::-1], np.arange(ITEMS) - 1, np.zeros(ITEMS, np.int64)])
+def test_ids_that_do_not_ascend_are_refused(build, ids):
+    made = build()
+    np.save(made._path("ids.npy"), np.ascontiguousarray(ids))
+    reseal(made)
+    with pytest.raises(InputError, match="ids.npy: its ids are not from 0 up"):
         Index.load(made.folder)
 
 
