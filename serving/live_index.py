@@ -171,6 +171,9 @@ class Version:
                 raise InputError(f"filter: no column {name!r:.100}; the index has {listing(self.columns)}")
             column, values = self.index.items[name], values if isinstance(values, list) else [values]
             try:
+                if pa.types.is_integer(column.type) and any(
+                        isinstance(value, float) and not value.is_integer() for value in values):
+                    raise ValueError  # pa.array would cut it down to a whole number
                 kept &= pc.is_in(column, pa.array(values, column.type)).to_numpy()
             except (pa.ArrowException, TypeError, ValueError, OverflowError):
                 raise InputError(f"filter: {name} is of type {column.type}; expected values of that type") from None
@@ -295,6 +298,8 @@ class LiveIndex:
                     self.mark, self.problem = mark, None
                 except Exception as error:  # whatever it is, the service goes on
                     self.problem = str(error) or type(error).__name__
+            else:
+                self.problem = None  # the version that is served is the one that is there, perhaps again
 
     def _mark(self) -> tuple | None:
         """Changes with every version; None without an index."""

@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import io
 import json
+import os
 import shutil
 import signal
 import socket
@@ -241,6 +242,7 @@ def bomb(width=60_000, height=60_000):
     (b'{"item": 2, "filter": {"colour": "red"}}', "application/json", 400, "colour"),
     (b'{"item": 2, "filter": {"kind": 5}}', "application/json", 400, "kind"),
     (b'{"item": 2, "filter": {"year": ["a"]}}', "application/json", 400, "year"),
+    (b'{"item": 2, "filter": {"year": [2, 1.5]}}', "application/json", 400, "year is of type int64"),
     (b'{"item": 2, "offset": -1}', "application/json", 400, "offset"),
     (b'{"item": 2, "path": "/etc/passwd"}', "application/json", 400, "path"),
     (b"x" * 2_000_000, "application/json", 413, "1,048,576 bytes"),
@@ -418,6 +420,22 @@ def test_an_index_may_go_away_and_come_back(index, own, monkeypatch, tmp_path):
         shutil.rmtree(own.folder)
         shutil.copytree(index.folder, own.folder)
         wait_until(lambda: call(port, asked)[0] == 200)
+
+
+def test_an_index_that_is_damaged_and_restored_is_the_newest_again(own, monkeypatch, tmp_path):
+    for name in ("SECONDS_BETWEEN_LOOKS", "SECONDS_BETWEEN_TRIES"):
+        monkeypatch.setattr(live_index, name, 0.05)
+    with running(own.folder) as port:
+        def status():
+            return json.load(urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=20))["status"]
+
+        assert status() == "ok"
+        os.link(own.folder / "index.json", tmp_path / "kept.json")
+        (tmp_path / "damaged.json").write_text("{")
+        (tmp_path / "damaged.json").replace(own.folder / "index.json")
+        wait_until(lambda: status() == "old")
+        (tmp_path / "kept.json").replace(own.folder / "index.json")
+        wait_until(lambda: status() == "ok")
 
 
 def test_slow_clients_are_sent_away_and_hold_up_nobody(port):
