@@ -264,14 +264,14 @@ def bit_strings(codes: np.ndarray, bits: int) -> list[str]:
 
 
 def sql_type(kind: pa.DataType) -> str:
-    """The type of a column in SQL; text for what is neither a number nor bytes."""
+    """The type of a column in SQL; text for what is no number."""
     if pa.types.is_boolean(kind):
         return "boolean"
     if pa.types.is_integer(kind):
         return "numeric(20)" if kind == pa.uint64() else "bigint"
     if pa.types.is_floating(kind):
         return "double precision"
-    return "bytea" if pa.types.is_binary(kind) or pa.types.is_large_binary(kind) else "text"
+    return "text"
 
 
 def quoted(name: str) -> str:

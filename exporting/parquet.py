@@ -19,11 +19,18 @@ WRITTEN_ROWS = 1 << 16
 def schema_of(index: Index) -> pa.Schema:
     """``id``, ``code`` (fixed-size binary) and the columns of the items; bits and bit order are metadata.
 
-    A column of the items that is named ``id`` or ``code``, too, gets ``item_`` before its name.
+    A column of the items that is named as another, too, gets ``item_`` before its name: upper and lower case are the
+    same, as some databases take them.
     """
-    fields = [] if index.items is None else [
-        field.with_name(f"item_{field.name}") if field.name in ("id", "code") else field
-        for field in index.items.schema]
+    items = [] if index.items is None else list(index.items.schema)
+    own, taken, fields = {field.name.lower() for field in items}, {"id", "code"}, []
+    for field in items:
+        name = field.name
+        if name.lower() in taken:
+            while name.lower() in taken | own:
+                name = f"item_{name}"
+        taken.add(name.lower())
+        fields.append(field.with_name(name))
     code = pa.binary(index.codes.shape[1])
     return pa.schema([pa.field("id", pa.int64(), False), pa.field("code", code, False), *fields],
                      metadata={"bits": str(index.bits), "bit_order": index.about["bit_order"],

@@ -42,13 +42,20 @@ def make_table(columns: Mapping[str, ArrayLike] | None, count: int) -> pa.Table 
     """
     if not columns:
         return None
+    arrays, fields = [], []
     for name, column in columns.items():
-        if len(column) != count:
-            raise InputError(f"{name}: found {len(column):,} rows; expected {count:,}, one for each item")
-    try:
-        return pa.table({name: pa.array(np.asarray(column)) for name, column in columns.items()})
-    except (pa.ArrowException, UnicodeError) as error:
-        raise InputError(f"columns: {str(error).splitlines()[0]}; expected text or numbers") from error
+        try:
+            values = np.asarray(column)
+            arrays.append(pa.array(values.ravel()))
+            fields.append(pa.field(name, arrays[-1].type))
+        except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+            raise InputError(f"columns: {name}: {str(error).splitlines()[0]}; expected text or numbers") from error
+        if not is_plain(fields[-1].type):
+            raise InputError(f"columns: {name}: found values of type {fields[-1].type}; expected text or numbers")
+        if values.shape != (count,):
+            found = f"{len(values):,} rows" if values.ndim == 1 else f"shape {values.shape}"
+            raise InputError(f"{name}: found {found}; expected {count:,}, one for each item")
+    return pa.table(arrays, schema=pa.schema(fields))
 
 
 def append_table(old: pa.Table | None, old_count: int, new: pa.Table | None, new_count: int) -> pa.Table | None:

@@ -27,6 +27,7 @@ import search
 from attack.hostile_arrays import HOSTILE
 from benchmarks import records, search_speed
 from common.errors import InputError
+from exporting.parquet import schema_of
 from extraction.encoders import packaged
 from indexing import encoding, nearest, quality
 from indexing import index as index_module
@@ -388,6 +389,28 @@ def test_an_exported_column_named_as_another_is_renamed(cli, toy, data, tmp_path
     Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=data.retrieval.image, columns=columns)
     cli("export", "--folder", tmp_path / "index", "--out", tmp_path / "codes.parquet")
     assert pyarrow.parquet.read_table(tmp_path / "codes.parquet").column_names == ["id", "code", "item_id", "caption"]
+
+
+def test_exported_columns_have_different_names_whatever_their_case(toy, data, tmp_path):
+    names = ["id", "item_id", "ID", "Caption", "caption", "Item_Caption"]
+    index = Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=data.retrieval.image,
+                        columns={name: np.arange(ITEMS) for name in names})
+    assert schema_of(index).names == ["id", "code", "item_item_id", "item_id", "item_item_item_ID", "Caption",
+                                      "item_item_caption", "Item_Caption"]
+
+
+@pytest.mark.parametrize("columns, message", [
+    ({"x": np.array([b"a", b"b"])}, "x: found values of type binary; expected text or numbers"),
+    ({"x": np.array(["2020-01-01", "2021-01-01"], "datetime64[D]")}, "x: found values of type date32"),
+    ({"x": [[1], [1, 2]]}, "x: .*; expected text or numbers"), ({"x": [{"a": 1}, {}]}, "x: found values of type struct"),
+    ({"caption": 5}, r"caption: found shape \(\); expected 2, one for each item"), ({"x": [1, 2, None]}, "x: found 3 rows"),
+    ({"x": [[1, 2], [3, 4]]}, r"x: found shape \(2, 2\)"), ({5: [1, 2]}, "5: .*; expected text or numbers"),
+    ({"\ud800": [1, 2]}, "expected text or numbers"), ({"x": ["\ud800", ""]}, "x: .*expected text or numbers"),
+    ({"x": [2**70, 1]}, "x: .*; expected text or numbers"), ({"x": [1 + 2j, 1]}, "x: .*; expected text or numbers")])
+def test_columns_that_are_neither_text_nor_numbers_are_refused(toy, data, tmp_path, columns, message):
+    with pytest.raises(InputError, match=message) as caught:
+        Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image=data.retrieval.image[:2], columns=columns)
+    assert "\n" not in str(caught.value) and not (tmp_path / "index").exists()
 
 
 def test_a_page_shows_numbers_and_gaps(tmp_path):
