@@ -35,6 +35,7 @@ from indexing.nearest import KINDS
 from pairs.rows import SPLITS
 from reporting.search_text import result_lines, shortened
 
+ID_DIGITS = 19  # of the largest id, 2^63 - 1
 UNDONE = {"added": "lose", "removed": "bring back", "updated": "set back"}  # what a new build does to changed items
 
 # --- the commands ---------------------------------------------------------------------------------
@@ -229,9 +230,9 @@ def read_ids(given: list[str]) -> np.ndarray:
     """The ids that ``--ids`` names: numbers, or one .npy file of them."""
     if len(given) == 1 and not given[0].isdecimal():
         return sources.read_array(Path(given[0]))
-    if wrong := [value for value in given if not value.isdecimal()]:
-        raise InputError(f"--ids {wrong[0]}: expected whole numbers, or one .npy file of them")
-    return np.array([int(value) for value in given])
+    if wrong := [value for value in given if not value.isdecimal() or len(value) > ID_DIGITS]:
+        raise InputError(f"--ids {wrong[0]}: expected whole numbers up to 2^63 - 1, or one .npy file of them")
+    return np.array([int(value) for value in given], np.uint64)
 
 
 def check_query_options(options: argparse.Namespace) -> None:

@@ -246,7 +246,8 @@ def read_note(comment: str | None, note: dict, table: str) -> dict:
     try:
         found = json_text.parse(comment or "")
         differing = [key for key in ("bits", "model", "columns") if found[key] != note[key]]
-        int(found["done"]), found["content"]
+        if type(found["done"]) is not int or "content" not in found:
+            raise ValueError
     except (ValueError, KeyError, TypeError):
         raise InputError(f"{table}: there is such a table, which search.py load has not made; give another --table"
                          ) from None

@@ -174,7 +174,10 @@ class Index:
         features = self._check_items("add", image, text)
         before, count = len(self), row_count(features)
         start = int(self.ids[-1]) + 1
-        ids = check_ids(np.arange(start, start + count) if ids is None else ids, count)
+        if ids is None and start + count > 2**63:
+            raise InputError(f"{self.folder}: its largest id is {start - 1}, which leaves none for {count:,} more; give "
+                             f"their ids")
+        ids = check_ids(start + np.arange(count) if ids is None else ids, count)
         if (known := ids[np.isin(ids, self.ids)]).size:
             raise InputError(f"ids: {known[0]} is in the index already; give others")
         table = append_table(self.items, before, make_table(columns, count), count)

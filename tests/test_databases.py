@@ -127,6 +127,29 @@ def test_other_tables_are_left_as_they_were(tmp_path, place):
             database.execute("DROP TABLE mine")
 
 
+def test_columns_whose_names_differ_by_their_case_alone_are_loaded(tmp_path, place):
+    build(tmp_path)
+    index = Index.build(tmp_path / "cases", tmp_path / f"model{BITS}.pth", image=np.ones((2, IMAGE)),
+                        columns={"ID": [3, 4], "note": ["a", "b"], "Note": [None, None]})
+    assert databases.load(index, place, "items") == 2
+    with databases.opened(place) as database:
+        assert database.execute('SELECT id, "item_ID", note, "item_Note" FROM items ORDER BY id').fetchall() == [
+            (0, 3, "a", None), (1, 4, "b", None)]
+
+
+@pytest.mark.parametrize("done", ["1e400", "10.5", '"x"', "null", "true", "NaN"])
+def test_a_note_that_no_load_wrote_is_refused(tmp_path, place, done):
+    index = build(tmp_path)
+    databases.load(index, place, "items")
+    with databases.opened(place) as database:
+        comment = database.comment("items")[1]
+        edited = comment.replace('"done": 148', f'"done": {done}').replace("'", "''")
+        assert edited != comment
+        database.execute(f"COMMENT ON TABLE items IS '{edited}'")
+    with pytest.raises(InputError, match="items: there is such a table, which search.py load has not made"):
+        databases.load(index, place, "items")
+
+
 def test_a_row_that_the_database_refuses_leaves_no_table(tmp_path, postgres):
     index = build(tmp_path)
     bad = Index.build(tmp_path / "bad", tmp_path / f"model{BITS}.pth", image=np.ones((1, IMAGE)),

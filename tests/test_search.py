@@ -1024,6 +1024,8 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
         "--encoders: only for --text or --image": ["query", "--item", "0", "--clip", "folder"],
         "made by installed packages": ["query", "--text", "a cat", "--clip", "folder"],
         "nothing to index": ["add"],
+        "expected whole numbers up to 2^63 - 1": ["remove", "--ids", "9" * 5000],
+        "ids: found 9223372036854775808; expected 0 to 2^63 - 1": ["remove", "--ids", "3", str(2**63)],
         "give one of them": ["add", "--dataset", "toy", "--image_features", "narrow.npy", "--data_dir", toy / "data"],
         "is in the index already": ["add", "--dataset", "toy", "--data_dir", toy / "data"],
         "expected numbers, (1 or more rows, 9)": ["add", "--image_features", "narrow.npy"],
@@ -1041,6 +1043,17 @@ def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
     assert "can't be compared" in refused(capsys, "add", "--dataset", "toy", "--data_dir", tmp_path / "changed")
     assert "its fingerprint differs" in refused(capsys, "query", "--item", "0", "--data_dir", tmp_path / "changed")
     assert len(Index.load("index/toy/12")) == ITEMS
+
+
+def test_items_after_the_largest_id_need_ids_of_their_own(toy, data, tmp_path):
+    image = data.retrieval.image[:2]
+    made = Index.build(tmp_path / "index", toy / "toy_hash_12.pth", image, ids=[0, 2**63 - 2])
+    with pytest.raises(InputError, match="its largest id is 9223372036854775806, which leaves none for 2 more; give"):
+        made.add(image)
+    made.add(image[:1])
+    assert made.ids[-1] == 2**63 - 1
+    with pytest.raises(InputError, match="its largest id is 9223372036854775807, which leaves none for 1 more"):
+        made.add(image[:1])
 
 
 @pytest.mark.parametrize("content", HOSTILE.values(), ids=HOSTILE)
