@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib.util
 import io
 import json
@@ -22,7 +23,7 @@ import torch
 
 import report
 import test_load_data
-from attack import crafted_checkpoints, service
+from attack import crafted_checkpoints, hostile_arrays, service
 from attack.mutants import mutant
 from benchmarks import compare, records
 from common import json_text
@@ -30,7 +31,9 @@ from common.errors import InputError, one_line
 from exporting.card import read_metrics, render
 from extraction.encoders import upright
 from extraction.folder import read_captions
+from indexing.folder import read_manifest
 from indexing.index import Index
+from indexing.sources import file_queries
 from load_data import load_dataset
 from ICMR import Config, Solver
 from model import HashModel
@@ -94,6 +97,25 @@ def read_index(path: Path) -> None:
     index = Index.load(path)
     hits = index.query(text=np.ones((1, 5), np.float32), topk=5, rescore=10)
     index.rows(next(iter(hits.each())))
+
+
+def read_resealed_index(path: Path) -> None:
+    """The index, with the sizes and digests of its files as they are now, which whoever edits them can write, too."""
+    about = read_manifest(path)
+    for file in (path / about["version"]).iterdir():
+        content = file.read_bytes()
+        about["files"][file.name] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (path / "index.json").write_text(json.dumps(about))
+    read_index(path)
+
+
+def write_array(folder: Path) -> Path:
+    np.save(folder / "x.npy", np.ones((8, 5), np.float32))
+    return folder / "x.npy"
+
+
+def read_array_of_queries(path: Path) -> None:
+    np.array(file_queries(path, "text").features["text"])
 
 
 def write_records(folder: Path) -> Path:
@@ -173,6 +195,8 @@ FORMATS: dict[str, Format] = {
     "run state": Format((crafted_checkpoints.write_state,), crafted_checkpoints.read_state, CODE,
                         damage=crafted_checkpoints.crafted),
     "index": Format((write_index,), read_index, (*CODE, b"[" * 5000, b"9" * 5000, b"null", b"-1")),
+    "resealed index": Format((write_index,), read_resealed_index),
+    "npy": Format((write_array,), read_array_of_queries, tuple(map(str.encode, hostile_arrays.PIECES))),
     "records": Format((write_records,), read_records, JSON),
     "metrics.json": Format((functools.partial(write_metrics, False), functools.partial(write_metrics, False),
                             functools.partial(write_metrics, True)), read_metrics_everywhere, JSON),
