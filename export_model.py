@@ -16,11 +16,12 @@ from __future__ import annotations
 import common.threads  # first: it sets how threads wait, before PyTorch loads
 
 import argparse
+import contextlib
 import json
-import os
 import tempfile
 from pathlib import Path
 
+from common.atomic_files import written
 from common.errors import InputError, Parser, exit_on_bad_input
 from exporting import card, graphs
 from ICMR import Config
@@ -59,7 +60,7 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
              "metrics": metrics and card.read_metrics(metrics, trained, model.hash_lens, Config().outcome())}
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.") as temporary:
+        with tempfile.TemporaryDirectory() as temporary, contextlib.ExitStack() as stack:
             folder, lines = Path(temporary), {}
             for kind in inputs:
                 if "onnx" in forms:
@@ -76,10 +77,9 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
                 lines[path.name] = ""
             (folder / "README.md").write_text(card.render(model.settings, list(lines), **about), "utf-8")
             sizes = {name: (folder / name).stat().st_size for name in (*lines, "README.md")}
-            out.mkdir(exist_ok=True)
-            for name in sizes:
-                os.chmod(folder / name, 0o644)  # safetensors makes private files
-                os.replace(folder / name, out / name)
+            for name in sizes:  # all are on the disk before the first takes its place
+                content = (folder / name).read_bytes()
+                stack.enter_context(written(out / name, lambda file: file.write(content)))
     except OSError as error:
         raise InputError(f"{out}: cannot be written: {error.strerror or error}") from error
     return [f"{out / name}: {size:,} bytes{lines.get(name, '')}" for name, size in sizes.items()]

@@ -1,7 +1,9 @@
 """export_model.py: what is written gives the model's codes, without this project; the hub; what is refused."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -174,6 +176,29 @@ def test_what_cannot_be_exported_is_refused_in_a_line(path, tmp_path, monkeypatc
     monkeypatch.setattr(graphs, "TOLERANCE", -1.0)
     assert "differs from the model's" in refused(path, "--out", out, "--to", "torch", "--inputs", "text")
     assert {file.name for file in tmp_path.iterdir()} == {"fusion.pth"}
+
+
+def test_a_file_that_cannot_take_its_place_leaves_the_others_as_they_were(path, tmp_path):
+    out = tmp_path / "out"
+    (out / "README.md").mkdir(parents=True)
+    (out / path.name).write_text("old")
+    assert "README.md: cannot write: a folder or a device has that name" in refused(path, "--out", out, "--to", "half")
+    assert (out / path.name).read_text() == "old" and len(list(out.iterdir())) == 2
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="kills as POSIX does")
+def test_what_a_killed_export_leaves_is_removed_by_the_next(path, tmp_path):
+    killed = ("import os, signal, sys; import export_model; replace = os.replace\n"
+              "os.replace = lambda *names: os.kill(os.getpid(), signal.SIGKILL) if '/out/' in str(names[1]) else "
+              "replace(*names)\nexport_model.main(sys.argv[1:])")
+    argv = [str(path), "--out", str(tmp_path / "out"), "--to", "half"]
+    done = subprocess.run([sys.executable, "-c", killed, *argv], cwd=ROOT,
+                          env={**os.environ, "TMPDIR": str(path.parent)})
+    assert done.returncode == -signal.SIGKILL
+    assert [file.name for file in tmp_path.iterdir()] == ["out"]
+    assert all(file.name.startswith(".") for file in (tmp_path / "out").iterdir())
+    export_model.main(argv)
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {path.name, "README.md"}
 
 
 def test_the_pretrained_model_is_of_the_data_set_beside_it_and_as_good_as_its_card_says():
