@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 import re
@@ -39,7 +40,7 @@ def with_other_values(content: bytes, rng: random.Random) -> bytes | None:
                 elif isinstance(container, dict) and rng.random() < 0.2:
                     container[rng.choice(("x", "", str(key)[::-1]))] = container[key]
                 else:
-                    container[key] = rng.choice(VALUES)
+                    container[key] = copy.deepcopy(rng.choice(VALUES))  # itself it may be changed next
                 if not found:
                     break
             return content.replace(piece, json.dumps(found).encode(), 1)
