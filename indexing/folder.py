@@ -69,7 +69,8 @@ def read_manifest(folder: Path) -> dict:
                  and all(type(about[key]) is int and about[key] > 0 for key in ("bits", "count"))
                  and REQUIRED_FILES <= about["files"].keys()
                  and (about["kind"] == "flat") == ("faiss.index" not in about["files"])
-                 and about["parameters"] == nearest.parameters(about["kind"], about["count"], 8 * -(-about["bits"] // 8))
+                 and about["parameters"] == nearest.parameters(about["kind"], about["count"],
+                                                               8 * -(-about["bits"] // 8))
                  and about.get("rescore") in (None, *RESCORING)
                  and (about.get("rescore") is None) == ("outputs.npy" not in about["files"])
                  and all("/" not in name and type(file["bytes"]) is int and type(file["sha256"]) is str

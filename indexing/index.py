@@ -175,8 +175,8 @@ class Index:
         before, count = len(self), row_count(features)
         start = int(self.ids[-1]) + 1
         if ids is None and start + count > 2**63:
-            raise InputError(f"{self.folder}: its largest id is {start - 1}, which leaves none for {count:,} more; give "
-                             f"their ids")
+            raise InputError(f"{self.folder}: its largest id is {start - 1}, which leaves none for {count:,} more; "
+                             f"give their ids")
         ids = check_ids(start + np.arange(count) if ids is None else ids, count)
         if (known := ids[np.isin(ids, self.ids)]).size:
             raise InputError(f"ids: {known[0]} is in the index already; give others")

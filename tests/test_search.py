@@ -402,8 +402,9 @@ def test_exported_columns_have_different_names_whatever_their_case(toy, data, tm
 @pytest.mark.parametrize("columns, message", [
     ({"x": np.array([b"a", b"b"])}, "x: found values of type binary; expected text or numbers"),
     ({"x": np.array(["2020-01-01", "2021-01-01"], "datetime64[D]")}, "x: found values of type date32"),
-    ({"x": [[1], [1, 2]]}, "x: .*; expected text or numbers"), ({"x": [{"a": 1}, {}]}, "x: found values of type struct"),
-    ({"caption": 5}, r"caption: found shape \(\); expected 2, one for each item"), ({"x": [1, 2, None]}, "x: found 3 rows"),
+    ({"x": [[1], [1, 2]]}, "x: .*; expected text or numbers"),
+    ({"x": [{"a": 1}, {}]}, "x: found values of type struct"), ({"x": [1, 2, None]}, "x: found 3 rows"),
+    ({"caption": 5}, r"caption: found shape \(\); expected 2, one for each item"),
     ({"x": [[1, 2], [3, 4]]}, r"x: found shape \(2, 2\)"), ({5: [1, 2]}, "5: .*; expected text or numbers"),
     ({"\ud800": [1, 2]}, "expected text or numbers"), ({"x": ["\ud800", ""]}, "x: .*expected text or numbers"),
     ({"x": [2**70, 1]}, "x: .*; expected text or numbers"), ({"x": [1 + 2j, 1]}, "x: .*; expected text or numbers")])
