@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import functools
-import io
 import os
 import re
 import zipfile
@@ -62,14 +61,9 @@ class File(NamedTuple):
         """The path, or the picture opened out of its archive, its pixels not read yet. Raises InputError."""
         if self.member is None:
             return Path(self.path)
-        from extraction.encoders.pictures import pillow  # here, since the encoders take a while to import
+        from extraction.encoders.pictures import image_of  # here, since the encoders take a while to import
 
-        try:
-            return pillow().open(io.BytesIO(self.read_bytes()))
-        except InputError:
-            raise
-        except Exception:  # Pillow's readers raise whatever damaged files make them
-            raise InputError(f"{self}: can't be read as an image (not an image that Pillow knows)") from None
+        return image_of(self.read_bytes(), self)
 
 
 class Pictures(Sequence):

@@ -16,9 +16,10 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup
 from matplotlib.figure import Figure
-from PIL import Image
 
 from common.atomic_files import write_atomically
+from common.errors import InputError
+from extraction.encoders import open_image, upright
 from reporting import plots
 from reporting.language import page_language, page_text, tr
 from reporting.plots import DIRECTIONS
@@ -196,12 +197,14 @@ def code_name(bits: str) -> str:
 def thumbnail(path: str) -> str | None:
     """A small JPEG of a picture as a data URI; None if the picture is gone or can't be read."""
     try:
-        with Image.open(path) as picture:
-            picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
-            content = io.BytesIO()
-            picture.convert("RGB").save(content, "JPEG", quality=80)
-    except (OSError, ValueError, Image.DecompressionBombError):
+        with open_image(Path(path)) as opened:
+            opened.draft("RGB", (2 * THUMBNAIL_SIZE, 2 * THUMBNAIL_SIZE))  # a JPEG is decoded no larger than it needs
+            picture = upright(opened)
+    except InputError:
         return None
+    picture.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+    content = io.BytesIO()
+    picture.save(content, "JPEG", quality=80)
     return data_uri(content.getvalue(), "image/jpeg")
 
 

