@@ -103,6 +103,23 @@ def test_a_jpeg_of_too_many_pixels_is_decoded_smaller(tmp_path, monkeypatch):
     assert encoders.upright(tmp_path / "large.jpg").size == (2000, 1000)
 
 
+def test_a_jpeg_of_many_scans_is_refused_before_it_is_decoded(tmp_path):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8))
+    noise.save(tmp_path / "photo.jpg", progressive=True)
+    whole = (tmp_path / "photo.jpg").read_bytes()
+    last, end = whole.rindex(b"\xff\xda"), len(whole) - 2
+    many = whole[:end] + 100 * whole[last:end] + whole[end:]
+    (tmp_path / "many.jpg").write_bytes(many)
+    for picture in (tmp_path / "many.jpg", Image.open(io.BytesIO(many))):
+        with pytest.raises(InputError, match="a JPEG of more than 100 scans, which takes long to decode; save it anew"):
+            encoders.upright(picture)
+    assert page.thumbnail(str(tmp_path / "many.jpg")) is None
+    # Neither what another program wrote into the file nor a film after it is scans
+    noted = whole[:2] + b"\xff\xec" + (60_002).to_bytes(2, "big") + 30_000 * b"\xff\xda" + whole[2:] + 500 * b"\xff\xda"
+    (tmp_path / "noted.jpg").write_bytes(noted)
+    np.testing.assert_array_equal(encoders.upright(tmp_path / "noted.jpg"), encoders.upright(tmp_path / "photo.jpg"))
+
+
 def test_what_the_tiff_library_says_stays_out_of_the_way(tmp_path, capfd):
     Image.new("RGB", (64, 64), "red").save(tmp_path / "x.tiff", compression="tiff_lzw")
     content = bytearray((tmp_path / "x.tiff").read_bytes())

@@ -3,9 +3,9 @@
 Of an animation the first frame is taken; CMYK and palettes are converted; what is transparent is laid on white; of 16
 bits a channel the upper 8 are taken. Pixels without a range (32-bit integers and floats) are refused. Files of other
 formats than FORMATS are refused, among them PostScript, which is a program, and so are damaged and truncated files;
-what is no plain file isn't opened at all.
-JPEG files are decoded in full size, as decoding at a half or a quarter of it, which libjpeg offers, is faster, but
-gives other pixels; only those of more than ``max_pixels`` are decoded smaller. Others of as many are refused.
+what is no plain file isn't opened at all. JPEG files are decoded in full size, as decoding at a half or a quarter of it,
+which libjpeg offers, is faster, but gives other pixels; only those of more than ``max_pixels`` are decoded smaller.
+Others of as many are refused, and so are JPEG files of more than MAX_SCANS scans, each of which goes over all pixels.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import io
 import logging
 import math
 import os
+import re
 import stat
 import sys
 import threading
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
 
@@ -39,7 +40,11 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "TIFF", "JPEG2000", "PPM
 POSTSCRIPT = "PostScript, which is a program; save it as PNG"
 IMAGE_SIZE = 224  # pixels a side, what most encoders take
 MAX_PIXELS = 100_000_000  # the default of max_pixels: 300 MB, and as much again while it is turned or converted
+MAX_SCANS = 100  # of a JPEG file, as libtiff has it; a progressive one usually has about ten
 LARGE = 1 << 24  # pixels; of larger pictures only one is in memory at a time, however many threads there are
+# What starts a segment of a JPEG file, or ends it; among coded pixels 0xFF stands only before 0 and restarts, D0 to D7
+_MARKER = re.compile(rb"\xff([\xc0-\xcf\xd9-\xfe])")
+_START_OF_SCAN, _END_OF_IMAGE = b"\xda", b"\xd9"
 _one_large, _one_tiff = threading.Lock(), threading.Lock()
 max_pixels = MAX_PIXELS  # of a picture; extract_features.py --max_pixels sets it for the process
 
@@ -58,10 +63,14 @@ def upright(image: Image | str | Path) -> Image:
         raise InputError(f"pixel type {image.mode!r}; expected 8 or 16 bits a channel")
     _fit(image)
     try:
+        if image.format in ("JPEG", "MPO") and image.tile and _scans(image.fp) > MAX_SCANS:
+            raise InputError(f"a JPEG of more than {MAX_SCANS} scans, which takes long to decode; save it anew")
         with _one_large if image.width * image.height > LARGE else contextlib.nullcontext():
             with _silent() if image.format == "TIFF" else contextlib.nullcontext():
                 image.load()
             return _rgb(_turned(image))
+    except InputError:
+        raise
     except Exception as error:  # Pillow's readers raise whatever damaged files make them
         raise InputError(f"damaged image ({str(error) or type(error).__name__})") from None
 
@@ -75,6 +84,16 @@ def _fit(image: Image) -> None:
     if image.width * image.height > max_pixels:
         raise InputError(f"{size:,} pixels, more than {max_pixels:,}; make it smaller, or with extract_features.py "
                          f"raise --max_pixels")
+
+
+def _scans(file: IO[bytes]) -> int:
+    """How many scans a JPEG file has. What other segments hold, such as a preview, and what follows isn't counted."""
+    file.seek(0)
+    content, place, scans = file.read(), 0, 0
+    while (marker := _MARKER.search(content, place)) and marker[1] != _END_OF_IMAGE:
+        scans += marker[1] == _START_OF_SCAN
+        place = marker.end() + int.from_bytes(content[marker.end():marker.end() + 2], "big")
+    return scans
 
 
 @contextlib.contextmanager
