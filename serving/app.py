@@ -32,7 +32,7 @@ SECONDS = 30  # for a request, with receiving and sending
 SECONDS_TO_RECEIVE = 15  # a body
 MAX_JSON_BYTES = 1 << 20
 MAX_PICTURE_BYTES = 20 << 20
-MAX_BYTES_HELD = 256 << 20  # of all requests together that are being received
+MAX_BYTES_HELD = 256 << 20  # of the bodies of all requests together that aren't answered yet
 BATCH = 64  # queries searched at once
 PAGE = Path(__file__).parent / "page"
 HEADERS = {
@@ -66,6 +66,13 @@ class Service:
 
     async def search(self, request: Request) -> Response:
         """The nearest of a query: a JSON object, or a picture with the other settings in the URL."""
+        request.state.held = 0
+        try:
+            return await self._search(request)
+        finally:
+            self.held -= request.state.held  # only now, as the body is in memory until it is answered
+
+    async def _search(self, request: Request) -> Response:
         version, kind = self.live.current(), request.headers.get("content-type", "").partition(";")[0].strip()
         if request.method == "GET":
             asked, picture = messages.from_parameters(SearchRequest, request.query_params), None
@@ -97,26 +104,24 @@ class Service:
         return await self.encoded[modality]((version, item))
 
     async def _body(self, request: Request, limit: int) -> bytes:
-        """The body. Raises HTTPException if it is larger than ``limit``, takes too long, or too much is being received.
-        """
-        chunks, size = [], 0
+        """The body. Raises HTTPException if it is larger than ``limit``, takes too long, or too much is held."""
+        chunks = []
         try:
             async with asyncio.timeout(SECONDS_TO_RECEIVE):
                 if int(request.headers.get("content-length", 0)) > limit:  # before a client is told to go on sending
                     raise HTTPException(413, f"the body: more than {limit:,} bytes")
                 async for chunk in request.stream():
-                    size += len(chunk)
+                    request.state.held += len(chunk)
                     self.held += len(chunk)
-                    if size > limit:
+                    if request.state.held > limit:
                         raise HTTPException(413, f"the body: more than {limit:,} bytes")
                     if self.held > MAX_BYTES_HELD:
-                        raise HTTPException(503, "too much is being received; try again", {"Retry-After": "5"})
+                        raise HTTPException(503, "too much is being received and answered; try again",
+                                            {"Retry-After": "5"})
                     chunks.append(chunk)
         except TimeoutError:
             raise HTTPException(408, f"the body: not here within {SECONDS_TO_RECEIVE} seconds",
                                 {"Connection": "close"}) from None
-        finally:
-            self.held -= size
         return b"".join(chunks)
 
     # --- items ----------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ class Batches(Generic[Question, Answer]):
                  size: int):
         """Let ``work`` answer up to ``size`` questions at once, which have the same ``key``; it may raise."""
         self.work, self.key, self.size = work, key, size
-        self.waiting: list[tuple[Question, asyncio.Future]] = []
+        self.waiting: dict[asyncio.Future, Question] = {}
         self.thread = ThreadPoolExecutor(1)
         self.task: asyncio.Task | None = None
 
@@ -34,18 +34,20 @@ class Batches(Generic[Question, Answer]):
         if len(self.waiting) >= MAX_WAITING:
             raise HTTPException(503, "too many requests are waiting; try again", {"Retry-After": "1"})
         future = asyncio.get_running_loop().create_future()
-        self.waiting.append((question, future))
+        self.waiting[future] = question
         if self.task is None:
             self.task = asyncio.create_task(self._work_on_all())
-        return await future
+        try:
+            return await future
+        finally:
+            self.waiting.pop(future, None)  # where whoever asked has gone before a batch took it
 
     async def _work_on_all(self) -> None:
         loop = asyncio.get_running_loop()
         while self.waiting:
-            batch = [each for each in self.waiting[:self.size] if not each[1].done()]  # done: whoever asked has gone
-            del self.waiting[:self.size]
-            answers = await loop.run_in_executor(self.thread, self._answers, [question for question, _ in batch])
-            for (_, future), answer in zip(batch, answers):
+            batch = {future: self.waiting.pop(future) for future in list(self.waiting)[:self.size]}
+            answers = await loop.run_in_executor(self.thread, self._answers, list(batch.values()))
+            for future, answer in zip(batch, answers):
                 if future.done():
                     continue
                 if isinstance(answer, Exception):

@@ -335,6 +335,53 @@ def test_more_than_can_wait_are_refused_at_once(monkeypatch):
     assert [answer.status_code for answer in found[3:]] == [503, 503, 503]
 
 
+def test_what_nobody_waits_for_any_more_is_dropped(monkeypatch):
+    monkeypatch.setattr(batches, "MAX_WAITING", 2)
+    release, worked = threading.Event(), []
+
+    def work(questions):
+        release.wait(10)
+        worked.extend(questions)
+        return questions
+
+    async def many():
+        answers = batches.Batches(work, len, 2)
+        first, _ = [asyncio.create_task(answers(question)) for question in ("a", "b")]
+        await asyncio.sleep(0.1)
+        gone = [asyncio.create_task(answers(question)) for question in ("c", "d")]
+        await asyncio.sleep(0.1)
+        [task.cancel() for task in gone]
+        await asyncio.sleep(0.1)
+        assert not answers.waiting
+        last = asyncio.create_task(answers("e"))
+        await asyncio.sleep(0.1)
+        release.set()
+        return await asyncio.gather(first, last)
+
+    assert asyncio.run(many()) == ["a", "e"] and worked == ["a", "b", "e"]
+
+
+def test_a_body_counts_until_it_is_answered(index, monkeypatch):
+    monkeypatch.setattr(app, "MAX_BYTES_HELD", 3 * len(picture()) // 2)
+    started, release = threading.Event(), threading.Event()
+
+    def features(version, modality, items):
+        started.set()
+        release.wait(10)
+        return [np.ones(IMAGE)] * len(items)
+
+    monkeypatch.setattr(live_index.Version, "features", features)
+    with TestClient(app.make(LiveIndex(index.folder))) as client, ThreadPoolExecutor(1) as pool:
+        def post():
+            return client.post("/search", content=picture(), headers={"Content-Type": "image/png"})
+        first = pool.submit(post)
+        assert started.wait(10)
+        refused = post()
+        release.set()
+        assert refused.status_code == 503 and "too much" in refused.json()["error"]
+        assert first.result().status_code == post().status_code == 200
+
+
 # --- a server -------------------------------------------------------------------------------------
 
 
