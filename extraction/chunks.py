@@ -29,7 +29,7 @@ from tqdm import tqdm
 from common.atomic_files import write_atomically
 from common.errors import InputError
 from extraction.download import File
-from extraction.encoders import Encoder, Encoders, upright
+from extraction.encoders import Encoder, Encoders, pictures, upright
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -79,7 +79,8 @@ def encode(sources: Iterable[File | Path | Image], captions: Sequence[Sequence[s
 
     Raises InputError if a picture is refused or the disk is full. What is finished stays in the folder.
     """
-    settings = [[each.names, each.attributes, each.image.batch, each.text.batch] for each in encoders] + [mean, CHUNK]
+    settings = [[each.names, each.attributes, each.image.batch, each.text.batch] for each in encoders]
+    settings += [mean, CHUNK, pictures.max_pixels]
     slices = [slice(start, start + CHUNK) for start in range(0, len(captions), CHUNK)]
     files = [folder / f"{number:06}.npz" for number in range(len(slices))]
 

@@ -200,6 +200,17 @@ def test_what_has_changed_is_encoded_again(change, rows, out, tmp_path, monkeypa
     np.testing.assert_array_equal(found["image"][:, 0], [int(path.stem) for path in pairs.images])
 
 
+def test_a_larger_limit_of_pixels_takes_in_what_was_left_out(out, tmp_path, monkeypatch):
+    pairs = collection(tmp_path / "pictures")
+    Image.new("RGB", (30, 21), (9, 18, 100)).save(tmp_path / "pictures/9.png")
+    monkeypatch.setattr(encoders.pictures, "max_pixels", 600)
+    interrupted(out, pairs, monkeypatch)
+    monkeypatch.setattr(encoders.pictures, "max_pixels", 630)
+    counting(monkeypatch)
+    make_dataset(out, pairs)
+    check_rows(content(out), list(range(COUNT)))
+
+
 def test_other_encoders_begin_anew(out, tmp_path, monkeypatch):
     pairs = collection(tmp_path / "pictures")
     interrupted(out, pairs, monkeypatch)
