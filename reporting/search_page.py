@@ -38,7 +38,7 @@ def _text(hit: dict, column: str) -> str:
 
 
 def _picture(images: Path | None, name: str) -> str | None:
-    """An image file of the folder as a data URI; None without a folder or a name."""
+    """An image file in the folder as a data URI; None without a folder or a name."""
     if images is None or not name:
         return None
     path = images / name
@@ -46,7 +46,14 @@ def _picture(images: Path | None, name: str) -> str | None:
     if not kind.startswith("image/"):
         raise InputError(f"{path}: not the name of an image; expected .png, .jpg or the like")
     try:
-        return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}"
-    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        found = path.resolve()
+        if not found.is_relative_to(images.resolve()):
+            raise InputError(f"{path}: not in the folder of --images; expected a name that leads nowhere else")
+        if found.exists() and not found.is_file():  # opening a named pipe would wait for whoever writes to it
+            raise InputError(f"{path}: a folder, a pipe or a device; expected an image file")
+        return f"data:{kind};base64,{base64.b64encode(found.read_bytes()).decode()}"
+    except InputError:
+        raise
+    except (OSError, ValueError, RuntimeError) as error:  # a name with a null character, links in a circle
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"{path}: cannot be read: {reason}; give the images' folder with --images") from None

@@ -995,6 +995,19 @@ def test_a_gallery_shows_pictures_and_escapes_everything(tmp_path):
         search_page.render("t", [("q", [{**hit, "image_file": "b.png"}])], tmp_path)
 
 
+def test_a_gallery_shows_plain_files_of_its_folder_alone(tmp_path):
+    images, secret = tmp_path / "images", tmp_path / "secret.png"
+    images.mkdir()
+    secret.write_bytes(b"secret")
+    (images / "link.png").symlink_to(secret)
+    (images / "round.png").symlink_to(images / "round.png")
+    os.mkfifo(images / "pipe.png")  # opening it would wait for ever
+    for name, said in (("../secret.png", "not in the folder of --images"), (str(secret), "not in the folder"),
+                       ("link.png", "not in the folder"), ("pipe.png", "a folder, a pipe"), ("round.png", "cannot be read")):
+        with pytest.raises(InputError, match=f"{Path(name).name}: {said}"):
+            search_page.render("t", [("q", [{"rank": 1, "id": 4, "distance": 2, "image_file": name}])], images)
+
+
 def test_bad_input_is_one_line(toy, data, cli, capsys, tmp_path):
     assert "no index in index" in refused(capsys, "query", "--item", "0")
     cli.build()
