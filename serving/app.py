@@ -40,6 +40,7 @@ HEADERS = {
                                "img-src 'self' blob: data:; form-action 'self'; base-uri 'none'; "
                                "frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"}
+IMAGE_POLICY = "default-src 'none'; style-src 'unsafe-inline'; sandbox"  # an SVG may have scripts and links in it
 DOCS_POLICY = "default-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; frame-ancestors 'none'"
 
 
@@ -73,8 +74,9 @@ class Service:
             self.held -= request.state.held  # only now, as the body is in memory until it is answered
 
     async def _search(self, request: Request) -> Response:
-        version, kind = self.live.current(), request.headers.get("content-type", "").partition(";")[0].strip()
-        if request.method == "GET":
+        version = self.live.current()
+        kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+        if request.method in ("GET", "HEAD"):
             asked, picture = messages.from_parameters(SearchRequest, request.query_params), None
         elif kind == "application/json":
             asked, picture = messages.from_json(await self._body(request, MAX_JSON_BYTES)), None
@@ -147,11 +149,13 @@ class Service:
         row = int(np.searchsorted(version.index.ids, item))
         name = version.index.items["image_file"][row].as_py() if "image_file" in version.columns else None
         if self.images is not None and name:
-            with contextlib.suppress(OSError, ValueError):  # a name that is too long, or has a null character
+            # A name that is too long or has a null character, links in a circle
+            with contextlib.suppress(OSError, ValueError, RuntimeError):
                 path = (self.images / str(name)).resolve()
                 kind = mimetypes.guess_type(path.name)[0] or ""
                 if path.is_relative_to(self.images) and path.is_file() and kind.startswith("image/"):
-                    return FileResponse(path, media_type=kind, headers={"Cache-Control": "max-age=3600"})
+                    return FileResponse(path, media_type=kind, headers={
+                        **HEADERS, "Content-Security-Policy": IMAGE_POLICY, "Cache-Control": "max-age=3600"})
         raise HTTPException(404, f"item {item}: no picture")
 
     def _item(self, request: Request) -> tuple[Version, int]:

@@ -124,6 +124,13 @@ def test_every_kind_of_query_is_answered_as_by_the_index(client, index):
         assert pairs(found) == expected(index.query(image=shown, topk=4))
 
 
+def test_methods_and_types_are_read_as_http_has_them(client):
+    assert client.head("/search", params={"text": "cat"}).status_code == 200
+    assert client.head("/search").status_code == 400
+    for kind, body in (("Application/JSON; charset=UTF-8", b'{"item": 2}'), ("IMAGE/PNG", picture())):
+        assert client.post("/search", content=body, headers={"Content-Type": kind}).status_code == 200
+
+
 def test_an_item_finds_others_by_its_code(client, index):
     codes = np.unpackbits(index.codes, axis=1)
     distance = (codes != codes[9]).sum(axis=1)
@@ -291,14 +298,18 @@ def test_pictures_come_from_their_folder_alone(own, tmp_path):
         path.write_bytes(picture())
     (images / "notes.txt").write_text("private")
     (images / "link.png").symlink_to(secret)
-    names = ["deep/a.png", "../secret.png", str(secret), "link.png", "notes.txt", "none.png", "", "a\0.png", "x" * 5000,
+    (images / "round.png").symlink_to(images / "round.png")
+    (images / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
+    names = ["deep/a.png", "a.svg", "round.png", "../secret.png", str(secret), "link.png", "notes.txt", "none.png", "", "a\0.png", "x" * 5000,
              "deep", "deep/../../secret.png"]
     own.add(image=np.ones((len(names), IMAGE), "f4"), ids=1001 + np.arange(len(names)),
               columns={"image_file": np.array(names, object)})
     with TestClient(app.make(LiveIndex(own.folder), images)) as client:
         answers = [client.get(f"/items/{1001 + place}/image") for place in range(len(names))]
-        assert [answer.status_code for answer in answers] == [200] + 10 * [404]
+        assert [answer.status_code for answer in answers] == 2 * [200] + 11 * [404]
         assert answers[0].content == picture() and answers[0].headers["content-type"] == "image/png"
+        assert "default-src 'none'" in answers[1].headers["content-security-policy"]  # the SVG's script is not run
+        assert answers[1].headers["x-content-type-options"] == "nosniff"
 
 
 def test_an_encoder_that_is_missing_names_its_install_command(index, monkeypatch):
