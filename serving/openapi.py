@@ -22,11 +22,11 @@ def _document() -> dict:
         "openapi": "3.0.3", "info": {"title": "Search with hash codes", "version": "1"},
         "paths": {
             "/search": {
-                "get": {"summary": "Find the items nearest to words or to an item", "parameters": settings,
+                "get": {"summary": "Find the items nearest to words, an item or features", "parameters": settings,
                         "responses": found},
                 "post": {"summary": "Find the items nearest to words, an item, features or a picture",
                          "description": "With a picture as the body the settings are in the URL.",
-                         "parameters": [each for each in settings if each["name"] not in ("text", "item")],
+                         "parameters": [each for each in settings if each["name"] not in ways],
                          "requestBody": {"required": True, "content": {
                              "application/json": {"schema": _reference("SearchRequest"), "examples": {
                                  name: {"value": value} for name, value in ways.items()}},
@@ -51,8 +51,8 @@ def _document() -> dict:
 def _parameters(schema: dict) -> list[dict]:
     """The fields of a request as parameters of a URL."""
     return [{"name": name, "in": "query", "description": field.get("description", ""), **(
-        {"content": {"application/json": {"schema": field}}} if name == "filter" else {"schema": field})}
-        for name, field in schema["properties"].items() if name != "features"]
+        {"content": {"application/json": {"schema": field}}} if name in ("filter", "features") else {"schema": field})}
+        for name, field in schema["properties"].items()]
 
 
 def _reference(name: str) -> dict:

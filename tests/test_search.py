@@ -1003,7 +1003,8 @@ def test_a_gallery_shows_plain_files_of_its_folder_alone(tmp_path):
     (images / "round.png").symlink_to(images / "round.png")
     os.mkfifo(images / "pipe.png")  # opening it would wait for ever
     for name, said in (("../secret.png", "not in the folder of --images"), (str(secret), "not in the folder"),
-                       ("link.png", "not in the folder"), ("pipe.png", "a folder, a pipe"), ("round.png", "cannot be read")):
+                       ("link.png", "not in the folder"), ("pipe.png", "a folder, a pipe"),
+                       ("round.png", "cannot be read")):
         with pytest.raises(InputError, match=f"{Path(name).name}: {said}"):
             search_page.render("t", [("q", [{"rank": 1, "id": 4, "distance": 2, "image_file": name}])], images)
 

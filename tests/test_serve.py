@@ -118,6 +118,8 @@ def test_every_kind_of_query_is_answered_as_by_the_index(client, index):
     assert pairs(ask(client, text="smiling cat")) == expected(index.query(text=lengths(["smiling cat"])))
     found = client.get("/search", params={"text": "a", "topk": 3})
     assert pairs(found) == expected(index.query(text=lengths(["a"]), topk=3))
+    found = client.get("/search", params={"features": json.dumps({"image": vector})})
+    assert pairs(found) == expected(index.query(image=[vector]))
     shown = mean_colour(Image.open(io.BytesIO(picture())))[None]
     for kind in ("image/png", "application/octet-stream"):
         found = client.post("/search?topk=4", content=picture(), headers={"Content-Type": kind})
@@ -200,6 +202,9 @@ def test_it_says_what_it_is(client):
     for path, methods in document["paths"].items():
         for method in methods:
             assert client.request(method, path.replace("{item}", "18")).status_code != 405
+    parameters = {method: {each["name"] for each in about["parameters"]}
+                  for method, about in document["paths"]["/search"].items()}
+    assert parameters["get"] - parameters["post"] == {"text", "item", "features"}  # in a URL features are JSON
     assert "null" not in json.dumps(document)  # OpenAPI 3.0 has no such type
     for path in ("/", "/docs", "/page/page.js", "/swagger/swagger-ui-bundle.js"):
         assert client.get(path).status_code == 200
@@ -300,8 +305,8 @@ def test_pictures_come_from_their_folder_alone(own, tmp_path):
     (images / "link.png").symlink_to(secret)
     (images / "round.png").symlink_to(images / "round.png")
     (images / "a.svg").write_text('<svg xmlns="http://www.w3.org/2000/svg"><script>alert(1)</script></svg>')
-    names = ["deep/a.png", "a.svg", "round.png", "../secret.png", str(secret), "link.png", "notes.txt", "none.png", "", "a\0.png", "x" * 5000,
-             "deep", "deep/../../secret.png"]
+    names = ["deep/a.png", "a.svg", "round.png", "../secret.png", str(secret), "link.png", "notes.txt", "none.png", "",
+             "a\0.png", "x" * 5000, "deep", "deep/../../secret.png"]
     own.add(image=np.ones((len(names), IMAGE), "f4"), ids=1001 + np.arange(len(names)),
               columns={"image_file": np.array(names, object)})
     with TestClient(app.make(LiveIndex(own.folder), images)) as client:
