@@ -1,10 +1,17 @@
-"""How wide text is on a terminal."""
+"""How wide text is on a terminal, and what of it may reach one."""
 
 from __future__ import annotations
 
+import re
 import unicodedata
 
 MAX_COLUMNS = 80  # of a printed line; a path or another long word may take more
+_OBEYED = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+
+
+def printable(line: str) -> str:
+    """A line with U+FFFD for each character that a terminal would obey: the controls, and those of the direction."""
+    return _OBEYED.sub("\ufffd", line)
 
 
 def clip(text: str, columns: int) -> str:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import NoReturn, TextIO
 
+from common.columns import printable
 
 MESSAGE = 400  # characters
 UNWRITTEN = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what a disk says that takes no more
@@ -34,7 +35,8 @@ def one_line(message: object) -> str:
     """A message as it is shown: in one line of at most 400 characters; of long words, and else of the whole, the middle
     is left out.
     """
-    line = re.sub(r"\S{121,}", lambda word: f"{word[0][:80]}…{word[0][-39:]}", " ".join(str(message).split()))
+    line = printable(" ".join(str(message).split()))
+    line = re.sub(r"\S{121,}", lambda word: f"{word[0][:80]}…{word[0][-39:]}", line)
     return line if len(line) <= MESSAGE else f"{line[:MESSAGE // 2]}…{line[1 - MESSAGE // 2:]}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from common.columns import printable
 from extraction.collection import Collection
 
 SHOWN_PROBLEMS = 10
@@ -45,7 +46,7 @@ def overview(listed: Collection, made: Collection) -> str:
         (f"pictures missing: {len(files) - there:,}", there == len(files)),
         (f"problems: {len(problems):,}", not problems)) if not right]
     whole = "The download is whole" if published else "Every picture is there"
-    return "\n".join([*lines, f"{whole}." if not wrong else f"Not whole: {'; '.join(wrong)}."])
+    return "\n".join([*map(printable, lines), f"{whole}." if not wrong else f"Not whole: {'; '.join(wrong)}."])
 
 
 def _counted(what: str, count: int, published: int | None) -> str:

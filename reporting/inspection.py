@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 import metric
+from common.columns import printable
 from load_data import Dataset, Split, load_dataset
 from pairs.oddities import row_hashes
 from pairs.rows import SPLITS
@@ -43,7 +44,7 @@ MODALITIES = ("image", "text")
 
 def run(dataset: str | Path, data_dir: str | Path = "data") -> None:
     """Load a data set and print what :func:`inspect` says of it. Raises InputError if it can't be loaded."""
-    print("\n".join(inspect(load_dataset(dataset, data_dir))))
+    print("\n".join(map(printable, inspect(load_dataset(dataset, data_dir)))))
 
 
 def inspect(data: Dataset) -> list[str]:

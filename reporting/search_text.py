@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from common.columns import clip, columns_of
+from common.columns import clip, columns_of, printable
 from reporting.emoji import shown
 
 
@@ -29,5 +29,6 @@ def result_lines(hits: Sequence[dict], width: int) -> list[str]:
 
 
 def shortened(line: str, width: int) -> str:
-    """The line, cut where it takes more than ``width`` columns of a terminal."""
+    """The line as it may be printed, cut where it takes more than ``width`` columns of a terminal."""
+    line = printable(line)
     return line if columns_of(line) <= width else clip(line, width - 1).rstrip() + "…"

@@ -115,6 +115,10 @@ def test_long_names_are_shortened_in_the_middle():
     assert len(one_line("word " * 2000)) == 400
 
 
+def test_a_message_gives_the_terminal_no_orders():
+    assert one_line("a\x1b[31m.png:\nno \u202eimage") == "a\ufffd[31m.png: no \ufffdimage"
+
+
 def test_damaged_files_are_read_or_refused_in_one_line():
     names = installed()
     outcome = attack(",".join(names), first=0, count=MUTANTS * len(names), until=time.monotonic() + 300)

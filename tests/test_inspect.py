@@ -154,3 +154,10 @@ def test_the_command(tmp_path, arrays, capsys):
     with pytest.raises(SystemExit) as caught:
         main(["inspect", str(tmp_path / "none.h5")])
     assert caught.value.code == 2 and capsys.readouterr().err.count("\n") == 1
+
+
+def test_what_is_printed_gives_the_terminal_no_orders(monkeypatch, capsys):
+    monkeypatch.setattr(inspection, "load_dataset", lambda dataset, data_dir: None)
+    monkeypatch.setattr(inspection, "inspect", lambda data: ["label: a\x1b[31m 3", "Fit to train on."])
+    inspection.run("toy")
+    assert capsys.readouterr().out == "label: a\ufffd[31m 3\nFit to train on.\n"

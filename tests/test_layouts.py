@@ -376,6 +376,15 @@ def test_a_dry_run_reads_no_picture_and_says_what_is_missing(made, tmp_path, cap
     assert shown.endswith("\nNot whole: counts are not the published ones; pictures missing: 1; problems: 1.\n")
 
 
+def test_a_dry_run_gives_the_terminal_no_orders(made, tmp_path, capsys):
+    rows = [("one.png", "red", "a\x1b[31m"), ("two.png", "green", "b"), ("three.png", "blue", "\u202eb")]
+    (tmp_path / "captions.csv").write_text("image,caption,label\n" + "".join(",".join(row) + "\n" for row in rows))
+    made("folder", "--images", tmp_path, "--captions", tmp_path / "captions.csv", "--out", tmp_path / "o.h5",
+         "--dry_run", "--query", "1")
+    shown = capsys.readouterr().out
+    assert "\n  a\ufffd[31m: 1\n" in shown and "\n  \ufffdb: 1\n" in shown and shown.replace("\n", "").isprintable()
+
+
 def test_a_dry_run_needs_no_picture_at_all(made, tmp_path, capsys):
     files = {name: text for name, text in coco_files(2017).items() if not name.endswith(".jpg")}
     arguments = ("coco", "--root", unpacked(tmp_path, files), *SMALL)

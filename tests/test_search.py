@@ -1465,3 +1465,8 @@ def test_a_line_of_results_fits_the_terminal(width):
     line = result_lines(rows, width)[1]
     wide = sum(unicodedata.east_asian_width(sign) in "WF" for sign in line)
     assert line.endswith("…") and width - 1 <= len(line) + wide <= width
+
+
+def test_a_caption_gives_the_terminal_no_orders():
+    rows = [{"rank": 1, "id": 3, "distance": 2, "caption": "red\x1b[31m \x9b2J \u202egnp.a \u2067b\u200f 👩\u200d🚀"}]
+    assert result_lines(rows, 100)[1].endswith("red\ufffd[31m \ufffd2J \ufffdgnp.a \ufffdb\ufffd 👩\u200d🚀")
