@@ -6,6 +6,7 @@ import functools
 import io
 import json
 import operator
+import os
 import re
 import sys
 from html.parser import HTMLParser
@@ -96,6 +97,8 @@ def test_a_picture_that_is_gone_or_broken_is_left_out(tmp_path):
     (tmp_path / "broken.png").write_bytes(b"no picture")
     assert page.thumbnail(str(tmp_path / "broken.png")) is None
     assert page.thumbnail(str(tmp_path / "gone.png")) is None
+    os.mkfifo(tmp_path / "pipe.png")  # opening it would wait for ever
+    assert page.thumbnail(str(tmp_path / "pipe.png")) is None
 
 
 def test_the_table_shows_the_last_figures(run):
