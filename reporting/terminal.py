@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from common.columns import MAX_COLUMNS, clip, columns_of
+from common.columns import MAX_COLUMNS, clip, columns_of, printable
 
 SHOWN_STATISTICS = (("loss", "loss"), ("mean |scale*x|", "mean_abs"), ("saturation", "saturation"),
                     ("bit balance", "bit_balance"))  # of an epoch: label, key in its log
@@ -117,5 +117,5 @@ def terminal_lines(gallery: dict | None, queries: int = 3) -> list[str]:
                 if columns_of(line + more) > MAX_COLUMNS:  # joined emoji take several places on most terminals
                     break
                 line += more
-            lines.append(line.rstrip())
+            lines.append(printable(line.rstrip()))
     return lines + [""]
