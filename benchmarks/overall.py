@@ -174,10 +174,12 @@ def scale_on_all(evidence: Evidence, zh: bool = False) -> list[str]:
         return [NOTHING_ZH if zh else NOTHING]
     mark = evidence.mark(row for data in compared for row in data.compared[:2])
     if zh:
-        return [f"开启减关闭，百分点，各码长、双向与种子的均值；标签不超过 {BROAD_CLASSES} 类为“宽”，否则为“窄”{mark}：", "",
+        return [f"开启减关闭，百分点，各码长、双向与种子的均值；标签不超过 {BROAD_CLASSES} 类为“宽”，否则为“窄”。R@10 是查询在前十项"
+                f"中找到自己配对项的比例，与标签无关，因此每个数据集只计一次{mark}：", "",
                 *table(["标签", "指标", "标签组", "均值", "最小", "最大"], rows, 2), *footnote([[mark]], zh)]
     return [f"The scale on against off, in points: means over code lengths, directions and seeds. Labels of at most "
-            f"{BROAD_CLASSES} classes are called broad, of more narrow{mark}.", "",
+            f"{BROAD_CLASSES} classes are called broad, of more narrow. R@10 is how often a query finds its own partner "
+            f"among the first ten; it needs no labels, so that each data set counts once{mark}.", "",
             *table(["labels", "", "label sets", "mean", "least", "most"], rows, 2), *footnote([[mark]])]
 
 

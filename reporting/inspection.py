@@ -73,7 +73,7 @@ def inspect(data: Dataset) -> list[str]:
             chance = _share_relevant(data, asked)
             for name in MODALITIES:
                 known[name], precision = _neighbours(random, data, name, asked)
-                lines.append(f"  of the {NEIGHBOURS} {name} features nearest to a query's, {precision:.1%} have one of "
+                lines.append(f"  of the {_neighbour_count(data)} {name} features nearest to a query's, {precision:.1%} have one of "
                              f"its labels; by chance {chance:.1%}{_significance(known[name])}")
         said, paired, problems = _partners(random, data, asked)
         lines += said
@@ -155,12 +155,17 @@ def _share_relevant(data: Dataset, asked: np.ndarray) -> float:
     return relevant / (len(asked) * len(data.retrieval))
 
 
+def _neighbour_count(data: Dataset) -> int:
+    """How many neighbours of a query are looked at: not so many that they are the database, which chance gives, too."""
+    return max(1, min(NEIGHBOURS, len(data.retrieval) // 4))
+
+
 def _neighbours(random: np.random.Generator, data: Dataset, name: str, asked: np.ndarray) -> tuple[float, float]:
     """How likely chance is to do as well as the nearest neighbours of queries, and their share that is relevant."""
     items = getattr(data.retrieval, name)
     mean = sum(block.sum(dim=0).double() for block in items.split(ROWS)) / len(items)
     query = normalize(getattr(data.query, name)[asked] - mean.float(), dim=1)
-    count = min(NEIGHBOURS, len(items))
+    count = _neighbour_count(data)
     best, found = torch.empty(len(asked), 0), torch.empty(len(asked), 0, dtype=torch.int64)
     for start in range(0, len(items), ROWS):
         cosine = query @ normalize(items[start:start + ROWS] - mean.float(), dim=1).T

@@ -54,6 +54,13 @@ def test_a_sound_data_set(arrays):
     assert all(recall > 10 for recall in recalls)
 
 
+def test_few_items_are_not_all_taken_for_neighbours(arrays):
+    query, rest = ({key: array[rows] for key, array in arrays.items()} for rows in (slice(300), slice(300, None)))
+    few = {key: array[:50] for key, array in rest.items()}
+    lines = inspection.inspect(dataset_from_arrays(rest, query, few))
+    assert lines[-1] == "Fit to train on." and any(line.startswith("  of the 12 image features") for line in lines)
+
+
 @pytest.mark.parametrize("name, other", [("text", "image"), ("image", "text")])
 def test_rows_of_one_modality_that_are_shuffled(arrays, name, other):
     arrays[name] = shuffled(arrays[name])
