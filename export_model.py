@@ -81,7 +81,8 @@ def export(path: Path, out: Path, forms: list[str], inputs: list[str], metrics: 
                 content = (folder / name).read_bytes()
                 stack.enter_context(written(out / name, lambda file: file.write(content)))
     except OSError as error:
-        raise InputError(f"{out}: cannot be written: {error.strerror or error}") from error
+        where = error.filename or "the folder of temporary files (TMPDIR)"
+        raise InputError(f"{where}: cannot be written: {error.strerror or error}") from error
     return [f"{out / name}: {size:,} bytes{lines.get(name, '')}" for name, size in sizes.items()]
 
 

@@ -294,8 +294,11 @@ def _write_joined(file: h5py.File, key: str, arrays: list[np.ndarray]) -> None:
 
 
 def _common_columns(dataset: Dataset) -> list[str]:
-    """The names of the columns that every split has; no other has a place in one table of all pairs."""
-    return sorted(set.intersection(*(_columns(getattr(dataset, split)) for split in SPLITS)))
+    """The names of the columns that every split has, by pair or by text; no other has a place in one table of all pairs.
+    """
+    splits = [getattr(dataset, split) for split in SPLITS]
+    by_pair = set.intersection(*(set(split.meta) for split in splits))
+    return sorted(by_pair | set.intersection(*(_columns(split) - set(split.meta) for split in splits)))
 
 
 def _columns(split: Split) -> set[str]:

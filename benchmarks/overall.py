@@ -97,7 +97,7 @@ def against(half: str, evidence: Evidence, zh: bool = False) -> list[str]:
     others |= {alone(name, zh): (of_method(name, left_out.get(name, ())), lambda row, name=name: row.method == name)
                for name in METHODS}
     others["UCMFH 用两种模态（本方法只用一种）" if zh else "UCMFH with both modalities, ours with one"] = (
-        of_method("UCMFH", protocol="paired"), lambda row: row.method == "UCMFH")
+        of_method("UCMFH", left_out.get("UCMFH", ()), "paired"), lambda row: row.method == "UCMFH")
     others["关闭渐进式" if zh else "ours, without the scale"] = of_settings(OFF), lambda row: row.settings == OFF
     rows = []
     for name, (other, belongs) in others.items():

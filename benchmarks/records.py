@@ -335,5 +335,5 @@ def require_committed(module: str) -> str:
     """The commit of :func:`committed`; raises InputError if there is none."""
     commit, reason = committed(module)
     if commit is None:
-        raise InputError(f"--record: {reason}; a record names the commit of its code: commit first")
+        raise InputError(f"--record: {reason}; a record names the commit of its code: commit first, then start anew")
     return commit

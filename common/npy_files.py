@@ -12,7 +12,8 @@ import numpy as np
 from common.input_files import require_file
 
 HEADER_BYTES = 1 << 16  # the longest that is read; NumPy takes 10,000 characters
-READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+READERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0,
+           (3, 0): np.lib.format.read_array_header_2_0}  # whose header is in UTF-8, and of numbers in ASCII
 
 
 def map_npy(path: str | os.PathLike) -> np.ndarray:

@@ -32,8 +32,8 @@ from numpy.typing import ArrayLike
 from common.errors import InputError
 from indexing import nearest
 from indexing.features import Encoded, Progress, check_features, modality_of, row_count, sample_hash
-from indexing.folder import (MANIFEST, RESCORING, NewVersion, check_files, check_hash, damaged, is_source, map_array,
-                             read_faiss, read_manifest, sha256, write_merged)
+from indexing.folder import (MANIFEST, MAX_BYTES_HASHED_ON_LOAD, RESCORING, NewVersion, check_files, check_hash, damaged,
+                             is_source, map_array, read_faiss, read_manifest, sha256, write_merged)
 from indexing.heads import Heads
 from indexing.items import append_table, check_ids, make_table, read_table, replace_columns, write_table
 
@@ -347,7 +347,8 @@ class Index:
         if about.get("rescore") is not None:
             outputs = map_array(version / "outputs.npy", np.int8, (count, about["bits"]))
         ids = map_array(version / "ids.npy", np.int64, (count,))
-        if ids[0] < 0 or (ids[1:] <= ids[:-1]).any():
+        small = ids.nbytes <= MAX_BYTES_HASHED_ON_LOAD  # more are not read before they are used, as their hash isn't
+        if small and (ids[0] < 0 or (ids[1:] <= ids[:-1]).any()):
             raise damaged(version / "ids.npy", "its ids are not from 0 up, each larger than the one before")
         items = read_table(version / "items.arrow") if "items.arrow" in about["files"] else None
         if searcher is not None:

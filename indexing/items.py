@@ -98,14 +98,19 @@ def read_table(path: Path) -> pa.Table:
             raise ValueError("not an Arrow file")
         messages = pa.ipc.MessageReader.open_stream(file)
         schema, batches = pa.ipc.read_schema(messages.read_next_message()), []
-        if len(set(schema.names)) < len(schema) or not all(map(is_plain, schema.types)):
-            raise ValueError("expected columns of text or numbers, each name once")
+        if len(set(schema.names)) < len(schema):
+            raise ValueError("a column is there twice")
+        if other := next((field for field in schema if not is_plain(field.type)), None):
+            raise InputError(f"{path}: column {other.name!r:.100} is of type {other.type}; build the index again with it "
+                             f"as text or numbers")
         for message in messages:
             if _is_compressed(message):
                 raise ValueError("compressed, which no file of this project is")
             batches.append(pa.ipc.read_record_batch(message, schema))
         table = pa.Table.from_batches(batches, schema)
         table.validate(full=True)
+    except InputError:
+        raise
     except Exception as error:  # pyarrow's readers raise whatever damaged files make them
         raise damaged(path, (str(error) or "cut short").splitlines()[0]) from error
     return table

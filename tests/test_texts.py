@@ -103,6 +103,20 @@ def test_a_split_with_one_text_an_image_is_written_like_those_with_several(tmp_p
         assert captions[0] == captions[1] == list(tables[split]["caption"])
 
 
+def test_a_column_by_text_in_one_split_and_by_pair_in_another_is_left_out(tmp_path, data):
+    tables = {}
+    for name, by_text in (("train", True), ("query", False), ("retrieval", True)):
+        part = getattr(data, name)
+        tables[name] = {"image": part.image.numpy(), "text": part.text.numpy(), "label": part.label.numpy(),
+                        "image_of_text": part.image_of_text.numpy(),
+                        "note": np.arange(len(part.text if by_text else part.image))}
+    mixed = dataset_from_arrays(**tables)
+    save_hdf5(mixed, tmp_path / "mixed.h5")
+    again = load_dataset(tmp_path / "mixed.h5")
+    assert again.fingerprint == mixed.fingerprint and again.warnings == mixed.warnings
+    assert "note" not in again.train.items("text").columns
+
+
 def test_one_text_an_image_is_the_usual_data_set(file, tmp_path, data):
     with h5py.File(file) as content:
         first = np.unique(content["image_of_text"][()], return_index=True)[1]
