@@ -250,7 +250,8 @@ def p_values(first: np.ndarray, other: np.ndarray) -> tuple[float | None, float 
     over_queries = over_seeds = None
     gains = other.mean(axis=0) - first.mean(axis=0)
     if len(gains) > 1:
-        queries = permutation_test((gains,), np.mean, permutation_type="samples", rng=np.random.default_rng(0), **settings)
+        queries = permutation_test((gains,), np.mean, permutation_type="samples", rng=np.random.default_rng(0),
+                                   **settings)
         over_queries = float(queries.pvalue)
     if min(len(first), len(other)) > 1:
         seeds = permutation_test((other.mean(axis=1), first.mean(axis=1)),

@@ -317,7 +317,8 @@ def code_files(module: str) -> dict[str, Path]:
 
 @functools.cache  # as the digest is: a commit made while a study runs doesn't hold the code that runs
 def committed(module: str) -> tuple[str | None, str]:
-    """The commit that holds the code of ``module`` when it is first asked for, and ""; or None and why there is none."""
+    """The commit that holds the code of ``module`` when it is first asked for, and ""; or None and why there is none.
+    """
     def git(*arguments: str) -> str:
         return subprocess.run(["git", "-C", ROOT, *arguments], capture_output=True, text=True, check=True).stdout
 

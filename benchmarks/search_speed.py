@@ -267,8 +267,9 @@ def report(result: dict) -> list[str]:
                      f"{row['recall@10']:.3f}", f"{row['recall@100']:.3f}"])
     header = ["index", "bits", "codes", "build, s", "on disk, MB", "memory above the codes", "queries/s, batch 1",
               f"queries/s, batch {BATCH:,}", "of the limit", "recall@10", "recall@100"]
-    return [*lines, *table(header, rows), "", "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at "
-                        f"batch {BATCH:,}, of counting pairs in the cache."]
+    return [*lines, *table(header, rows), "",
+            "Of the limit: of a flat scan at batch 1, of what reading the codes once a query allows; at batch "
+            f"{BATCH:,}, of counting pairs in the cache."]
 
 
 def rounded(rate: float | None) -> str:

@@ -119,7 +119,8 @@ def effects(on: dict[str, list[dict]], off: dict[str, list[dict]]) -> list[str]:
     errors = [np.mean([entry["quantization_error"] for entry in on[bits]]) /
               np.mean([entry["quantization_error"] for entry in off[bits]]) for bits in lengths]
     rows.append(["quantization error, ratio", *(f"{error:.3f}" for error in [*errors, np.mean(errors)])])
-    return [*table(["", *(f"{bits} bits" for bits in lengths), "mean"], rows), "", "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
+    return [*table(["", *(f"{bits} bits" for bits in lengths), "mean"], rows), "",
+            "Points gained, mean ± standard error over seeds (the same seed on and off).", "",
             *promised([trainings(side, lengths) for side in (on, off)])]
 
 
@@ -133,8 +134,9 @@ def promised(sides: list[list[promises.Training]]) -> list[str]:
             figures += f" ± {row['standard_error']:.1f}"
         before, after = ("–" if row[side] is None else f"{row[side]:.4g}" for side in ("original", "progressive"))
         rows.append([row["label"], row["promised"], row["verdict"], before, after, f"{figures} {row['unit']}"])
-    return [*table(["all code lengths", "promised", "verdict", "off", "on", "change"], rows, words=3), "", "Change ± standard error over seeds, judged by its 95 % confidence interval. Roughness: the "
-            "mean absolute second difference in the second half of the training, of the loss in % of its level there."]
+    return [*table(["all code lengths", "promised", "verdict", "off", "on", "change"], rows, words=3), "",
+            "Change ± standard error over seeds, judged by its 95 % confidence interval. Roughness: the mean absolute "
+            "second difference in the second half of the training, of the loss in % of its level there."]
 
 
 def trainings(results: dict[str, list[dict]], lengths: list[str]) -> list[promises.Training]:

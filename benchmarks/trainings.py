@@ -146,7 +146,8 @@ def run(job: Job) -> dict:
         except Unsuited as error:
             result = {"skipped": str(error)}
     split = data(job)
-    result |= {"dataset": split.name, "environment": {**about, **result.get("environment", {})}, "fingerprint": split.fingerprint,
+    result |= {"dataset": split.name, "fingerprint": split.fingerprint,
+               "environment": {**about, **result.get("environment", {})},
                "sizes": {name: len(getattr(split, name)) for name in ("train", "query", "retrieval")}}
     return keep(folder / "result.json", result, mark)
 

@@ -32,8 +32,8 @@ from numpy.typing import ArrayLike
 from common.errors import InputError
 from indexing import nearest
 from indexing.features import Encoded, Progress, check_features, modality_of, row_count, sample_hash
-from indexing.folder import (MANIFEST, MAX_BYTES_HASHED_ON_LOAD, RESCORING, NewVersion, check_files, check_hash, damaged,
-                             is_source, map_array, read_faiss, read_manifest, sha256, write_merged)
+from indexing.folder import (MANIFEST, MAX_BYTES_HASHED_ON_LOAD, RESCORING, NewVersion, check_files, check_hash,
+                             damaged, is_source, map_array, read_faiss, read_manifest, sha256, write_merged)
 from indexing.heads import Heads
 from indexing.items import append_table, check_ids, make_table, read_table, replace_columns, write_table
 

@@ -101,8 +101,8 @@ def read_table(path: Path) -> pa.Table:
         if len(set(schema.names)) < len(schema):
             raise ValueError("a column is there twice")
         if other := next((field for field in schema if not is_plain(field.type)), None):
-            raise InputError(f"{path}: column {other.name!r:.100} is of type {other.type}; build the index again with it "
-                             f"as text or numbers")
+            raise InputError(f"{path}: column {other.name!r:.100} is of type {other.type}; build the index again with "
+                             f"it as text or numbers")
         for message in messages:
             if _is_compressed(message):
                 raise ValueError("compressed, which no file of this project is")

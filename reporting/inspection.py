@@ -73,8 +73,8 @@ def inspect(data: Dataset) -> list[str]:
             chance = _share_relevant(data, asked)
             for name in MODALITIES:
                 known[name], precision = _neighbours(random, data, name, asked)
-                lines.append(f"  of the {_neighbour_count(data)} {name} features nearest to a query's, {precision:.1%} have one of "
-                             f"its labels; by chance {chance:.1%}{_significance(known[name])}")
+                lines.append(f"  of the {_neighbour_count(data)} {name} features nearest to a query's, {precision:.1%} "
+                             f"have one of its labels; by chance {chance:.1%}{_significance(known[name])}")
         said, paired, problems = _partners(random, data, asked)
         lines += said
         problems += _unfit(paired, known)

@@ -52,8 +52,8 @@ def write_report(path: str | os.PathLike, results: dict) -> Path:
         LookupError, TypeError, ValueError, AttributeError, jinja2.TemplateError: ``results`` are not those of a run.
     """
     html = TEMPLATES.get_template("report.html").render(
-        run=results, run_name=Path(path).absolute().parent.name, trained=training_of(results), settings=settings(results),
-        directions=DIRECTIONS, has_map=has_map(results["final"]), thumbnail=thumbnail,
+        run=results, run_name=Path(path).absolute().parent.name, trained=training_of(results),
+        settings=settings(results), directions=DIRECTIONS, has_map=has_map(results["final"]), thumbnail=thumbnail,
         language=page_language(), ground=DARK_GROUND, dark_lines=list(COLOURS.values()),
         figures=[shown_figure(*each) for each in figures(results).items()])
     return write_atomically(path, lambda file: file.write(html), "w")

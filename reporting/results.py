@@ -36,8 +36,8 @@ def collect(data: Dataset, run: RunState, models: Sequence[tuple[HashModel | Fus
     sizes = {name: len(getattr(data, name)) for name in SPLITS}
     if data.query.texts is not None:  # images have several
         sizes |= {f"{name}_texts": len(getattr(data, name).text) for name in ("query", "retrieval")}
-    return {"dataset": data.name, **about, "fingerprint": data.fingerprint, "sizes": sizes, "seconds": {"training": run.seconds},
-            "epochs": run.log, "history": run.history, "final": final, **more}
+    return {"dataset": data.name, **about, "fingerprint": data.fingerprint, "sizes": sizes,
+            "seconds": {"training": run.seconds}, "epochs": run.log, "history": run.history, "final": final, **more}
 
 
 def details(data: Dataset, models: Sequence[tuple[HashModel | FusionModel, float]]) -> dict:

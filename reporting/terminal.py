@@ -66,7 +66,8 @@ def has_map(evaluation: dict) -> bool:
 def partners(results: dict) -> list[str]:
     """The recall of a query's own partner in the last evaluation, as a table; nothing if it was not measured."""
     error_shown = has_map(results["final"])  # in the table before this one
-    lines = ["", f"The own partner among the {_counted(results['sizes'], 'query')} queries of the other modality, recall at K",
+    queries = _counted(results["sizes"], "query")
+    lines = ["", f"The own partner among the {queries} queries of the other modality, recall at K",
              "             I2T                       T2I" + "             quant." * (not error_shown),
              "bits    R@1     R@5    R@10       R@1     R@5    R@10" + "    error" * (not error_shown)]
     for bits, result in results["final"].items():
