@@ -238,8 +238,8 @@ class Solver:
         if processes.rank() == 0:
             self.files.claim(self.written, run_state.run_of(self.files.state) if resumes else None)
             if not resumes:
-                for path in (self.files.log, *self.files.results.glob("codes_*.mat")):  # of the run that this one replaces
-                    path.unlink(missing_ok=True)
+                self.files.log.unlink(missing_ok=True)  # of the run that this one replaces, as its codes
+                codes_mat.remove(self.files.results)
             self.log.keep_in(self.files.log)
 
     @property

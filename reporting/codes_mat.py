@@ -15,6 +15,15 @@ from load_data import Dataset
 from model import HashModel
 
 
+NAME = "codes_{}.mat"  # by code length
+
+
+def remove(folder: Path) -> None:
+    """Remove the files of :func:`write`, which are of another run."""
+    for path in folder.glob(NAME.format("*")):
+        path.unlink(missing_ok=True)
+
+
 def write(folder: Path, data: Dataset, models: Sequence[tuple[HashModel, float]]) -> list[Path]:
     """Write ``codes_<bits>.mat`` for each code length of the models, each given with its scale; returns the files.
 
@@ -44,6 +53,6 @@ def write(folder: Path, data: Dataset, models: Sequence[tuple[HashModel, float]]
                             content[f"{name}_l{end}"] = items.label.numpy().astype(np.float32)
             matlab = io.BytesIO()  # savemat takes no temporary file
             scipy.io.savemat(matlab, content, do_compression=True)
-            path = Path(folder) / f"codes_{bits}.mat"
+            path = Path(folder) / NAME.format(bits)
             written.append(write_atomically(path, lambda file: file.write(matlab.getbuffer())))
     return written
